@@ -1,0 +1,37 @@
+# Each target sets up .venv when it is missing or older than what it is made from.
+#   make demo TORCH_INDEX=https://...    takes torch from another index, such as one with CPU or CUDA builds
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/ready
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test check learn benchmark clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## a translator and an agent on a local Ray, in minutes
+	@sh benchmarks/demo.sh
+
+test: $(READY)  ## everything
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint, types, layers, quick tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m 'not slow and not ray and not learn'
+
+learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
+	$(BIN)/python benchmarks/learn.py
+
+benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
