@@ -1,0 +1,5 @@
+"""`python -m footplate` is `footplate`."""
+
+from footplate.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""The command line: commands of this package, and those that installed packages add.
+
+Every command imports what it needs when it is called, so that `footplate --help` answers at once.
+"""
+
+import sys
+import traceback
+from importlib.metadata import entry_points
+
+import typer
+
+from footplate import commands
+from footplate.errors import FootplateError
+
+
+def main() -> None:
+    """Run the command line. A mistake that the user can mend prints its line and exits with 2, without a traceback."""
+    try:
+        build_app()()
+    except FootplateError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        if error.__cause__ is not None and "--debug" in sys.argv:
+            traceback.print_exception(error.__cause__)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("abandoned", file=sys.stderr)
+        sys.exit(130)
+
+
+def build_app() -> typer.Typer:
+    """The application with every installed command."""
+    app = typer.Typer(
+        help="Train sequence-to-sequence models and reinforcement-learning agents: one recipe, here or on a cluster.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    commands.register(app)
+    for entry in sorted(entry_points(group="footplate.commands"), key=lambda entry: entry.name):
+        try:
+            entry.load().register(app)
+        except ImportError as error:  # a package half installed should not take the others' commands with it
+            print(f"warning: the command {entry.name} is not available: {error}", file=sys.stderr)
+    return app

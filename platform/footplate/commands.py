@@ -1,0 +1,144 @@
+"""The commands of the platform: train, resume, evaluate, recipes, runs, show, schema."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from footplate.errors import FootplateError, TrainingError
+
+if TYPE_CHECKING:
+    from footplate.folder import RunFolder
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes to the recipe's keys")]
+Runs = Annotated[Path, typer.Option("--runs", help="the folder that holds the runs")]
+Run = Annotated[str, typer.Argument(help="a run's name, or the path of its folder")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; what the recipe says if not given")]
+WhichCheckpoint = Annotated[str, typer.Option("--checkpoint", help="best, last, or the number of an update")]
+DEFAULT_RUNS = Path("runs")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (train, resume, evaluate, recipes, runs, show, schema):
+        app.command()(command)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name (see `footplate recipes`), or a YAML file")],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="the run's name; the recipe's, numbered, if none is given")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = None,
+    on: Annotated[str | None, typer.Option(help="here, or ray")] = None,
+    address: Annotated[str | None, typer.Option(help="the Ray cluster: local, auto, or host:6379")] = None,
+    workers: Annotated[int | None, typer.Option(help="how many workers share each update's batch")] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="a few updates, deterministic, with anomaly detection")
+    ] = False,
+) -> None:
+    """Train from a recipe: footplate train copy-transformer seed=2"""
+    from footplate.folder import create_run
+    from footplate.job import load_job
+    from footplate.launch import find_launcher
+    from footplate.tracking import require_trackers
+
+    flags = {"device": device, "on": on, "address": address, "resources.workers": workers}
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    job = load_job(recipe, [*(overrides or []), *given], debug=debug).settled()
+    require_trackers(job)
+    launch = find_launcher(job)
+    folder = create_run(runs, name, Path(recipe).stem)
+    folder.job.write_text(job.to_yaml())
+    try:
+        launch(job, folder)
+    except FootplateError as error:
+        mistake = not isinstance(error, TrainingError)
+        if (
+            mistake and folder.read_status()["update"] == 0
+        ):  # it never started: the name is free again once the mistake is mended
+            shutil.rmtree(folder.path)
+        raise
+    _say_what_next(folder)
+
+
+def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
+    """Go on with a run that was stopped or killed, from its newest checkpoint, as if nothing had happened."""
+    from footplate.folder import open_run
+    from footplate.job import read_job
+    from footplate.launch import launch
+
+    folder = open_run(run, runs)
+    if folder.read_status()["state"] == "finished":
+        print(f"{folder.name}: finished already, nothing to do")
+        return
+    launch(read_job(folder.job), folder)
+    _say_what_next(folder)
+
+
+def evaluate(
+    run: Run,
+    overrides: Overrides = None,
+    checkpoint: WhichCheckpoint = "best",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = None,
+) -> None:
+    """Evaluate a run's checkpoint, with any of its keys changed: footplate evaluate RUN evaluate.split=test"""
+    from footplate.evaluation import evaluate_run
+    from footplate.folder import open_run
+
+    flags = [f"device={device}"] if device is not None else []
+    evaluate_run(open_run(run, runs), [*(overrides or []), *flags], checkpoint)
+
+
+def recipes() -> None:
+    """List the recipes that ship with the installed packages."""
+    from footplate.recipes import list_recipes
+    from footplate.tables import print_table
+
+    print_table(("recipe", "task", "about"), [(recipe.name, recipe.task, recipe.about) for recipe in list_recipes()])
+
+
+def runs(runs: Runs = DEFAULT_RUNS) -> None:
+    """List the runs and what became of them."""
+    from footplate.runs import list_runs
+    from footplate.tables import print_table
+
+    rows = list_runs(runs)
+    if not rows:
+        print(f"no runs under {runs}; start one with `footplate train copy-transformer`")
+        return
+    print_table(("run", "task", "state", "update", "best"), rows)
+
+
+def show(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the PNG; curves.png in the run folder if none")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Print a run's summary and draw its curves."""
+    from footplate.folder import open_run
+    from footplate.show import show as show_run
+
+    show_run(open_run(run, runs), output)
+
+
+def schema(
+    task: Annotated[str | None, typer.Argument(help="one task's recipes; those of every task if none is given")] = None,
+) -> None:
+    """Print the JSON schema of recipes, with which an editor completes them."""
+    import json
+
+    from footplate.schema import job_schema
+
+    print(json.dumps(job_schema(task), indent=2))
+
+
+def _say_what_next(folder: "RunFolder") -> None:
+    from footplate.runs import closing_lines
+
+    for line in closing_lines(folder):
+        print(line)

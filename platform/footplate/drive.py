@@ -1,0 +1,89 @@
+"""`drive`: the one consumer of steps. It logs, saves, stops and shows progress while the task is suspended."""
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, nullcontext
+from typing import Any
+
+import torch
+
+from footplate.context import Context
+from footplate.folder import RunFolder
+from footplate.job import Job
+from footplate.ledger import Ledger
+from footplate.record import Record
+from footplate.step import Step, metric_value
+from footplate.stopping import EarlyStopping
+
+
+def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Iterator[Step]:
+    """Pass every step on, once it is logged and, where that is due, saved; end where the job says so.
+
+    Every rank drives in step: each adds its wish to stop, and all leave after the same update. Only rank 0 writes, and
+    without a run folder nobody does: the steps just pass through.
+    """
+    books = _Books(Ledger(), EarlyStopping(job.best, job.stop))
+    context.restore(drive=books)
+    recording = (
+        nullcontext()
+        if context.folder is None or context.rank > 0
+        else Record(job, RunFolder(context.folder), books.ledger)
+    )
+    with closing(steps), recording as record:
+        for step in steps:
+            if step.activity is not None:
+                if record is not None:
+                    record.activity(step)
+                yield step
+                continue
+            books.ledger.add(step)
+            evaluated = any(name.startswith("eval/") for name in step.metrics)
+            score = _score(step, job)
+            if score is not None:
+                books.stopping.observe(score)
+            elif evaluated and record is not None:
+                record.say_that_the_best_is_missing(step)
+            reason = _reason_to_stop(job, context, books, record)
+            if record is not None:
+                last = step.update >= job.updates
+                if step.update % job.track.every_updates == 0 or evaluated or last:
+                    record.row(step, books.stopping.best_value)
+                if step.state is not None and (job.save.due(step.update, evaluated=evaluated) or last or reason):
+                    record.save(step, {"drive": books}, score)
+                if reason:
+                    record.stopping(reason)
+            yield step
+            if reason:
+                break
+
+
+class _Books:
+    """What `drive` itself must remember across a kill."""
+
+    def __init__(self, ledger: Ledger, stopping: EarlyStopping) -> None:
+        self.ledger = ledger
+        self.stopping = stopping
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ledger": self.ledger.state_dict(), "stopping": self.stopping.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.ledger.load_state_dict(state["ledger"])
+        self.stopping.load_state_dict(state["stopping"])
+
+
+def _score(step: Step, job: Job) -> float | None:
+    metric = step.metrics.get(job.best.metric) if job.best is not None else None
+    return None if metric is None else metric_value(metric)
+
+
+def _reason_to_stop(job: Job, context: Context, books: _Books, record: Record | None) -> str | None:
+    reason = context.stop_requested() or books.stopping.reason()
+    if reason is None and record is not None:
+        reason = record.stop_requested()
+    if reason is None and job.stop.hours is not None and books.ledger.seconds >= job.stop.hours * 3600:
+        reason = f"{job.stop.hours:g} hours of training are over"
+    if context.ranks == 1:
+        return reason
+    # The tensor lies on the CPU (gloo), so that asking does not wait for the GPU's queue.
+    wishes = context.sum(torch.tensor([0 if reason is None else 1]))
+    return reason or ("another rank was asked to stop" if int(wishes) else None)

@@ -1,0 +1,142 @@
+"""The run folder: everything that a run leaves behind, and who is at work in it.
+
+runs/<name>/job.yaml  metrics.jsonl  log.txt  status.json  checkpoints/<update>/  samples/  videos/  data/
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from footplate.errors import FootplateError
+
+
+class RunFolder:
+    """The places in a run folder. `open_run` and `create_run` make sure that it is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def argument(self) -> str:
+        """What to call the run on the command line, from the working directory."""
+        return self.name if self.path.parent == Path("runs").absolute() else str(relative(self.path))
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def stop(self) -> Path:
+        """A file whose presence asks the run to save and end; its text is the reason."""
+        return self.path / "stop"
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace status.json at once: a reader sees the old or the new, never a part."""
+        beside = self.path / f".status-{os.getpid()}"
+        beside.write_text(json.dumps(status) + "\n")
+        beside.replace(self.status)
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status written; a run that says `running` while nobody holds its lock was killed."""
+        try:
+            status: dict[str, Any] = json.loads(self.status.read_text())
+        except (OSError, ValueError):
+            return {"state": "unknown", "update": 0}
+        if status.get("state") == "running" and not self.is_locked():
+            status["state"] = "killed"
+        return status
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder: a second process that would write into it is refused."""
+        with (self.path / "lock").open("a+") as file:
+            if not _try_lock(file):
+                raise FootplateError(f"{self.path}: this run is being trained by another process; stop that one first")
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a process on this machine holds the lock."""
+        try:
+            with (self.path / "lock").open("r") as file:
+                return not _try_lock(file, fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+
+def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def create_run(runs: Path, name: str | None, recipe: str) -> RunFolder:
+    """A new run folder called `name`; without one, the recipe's name with the first number that is free.
+
+    Raises FootplateError where the name is taken or the folder cannot be made.
+    """
+    candidates = [name] if name else [recipe, *(f"{recipe}-{number}" for number in range(2, 10_000))]
+    for candidate in candidates:
+        if Path(candidate).name != candidate or candidate in {".", ".."}:
+            raise FootplateError(f"--name: {candidate!r} is not a plain folder name; choose one without slashes")
+        try:
+            (runs / candidate).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise FootplateError(
+                f"{runs / candidate}: cannot be made ({error.strerror}); choose another folder with --runs"
+            ) from error
+        return RunFolder(runs / candidate)
+    raise FootplateError(
+        f"{runs / candidates[0]}: a run of this name exists; "
+        f"choose another --name, or `footplate resume {RunFolder(runs / candidates[0]).argument}`"
+    )
+
+
+def open_run(run: str | Path, runs: Path) -> RunFolder:
+    """The folder of an existing run, named by its path or by its name under `runs`."""
+    for path in (runs / run, Path(run)):
+        if (path / "job.yaml").is_file():
+            return RunFolder(path)
+    raise FootplateError(
+        f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` lists them"
+    )
+
+
+def relative(path: Path) -> Path:
+    """The path as it is shortest from the working directory: relative where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

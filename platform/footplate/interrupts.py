@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM: the first asks the run to save and end, the second abandons it at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], str | None]]:
+    """A function that gives the name of the signal that arrived while the block runs, or None.
+
+    The second signal raises KeyboardInterrupt where the program happens to be. Outside the main thread, where Python
+    delivers no signals, nothing is installed.
+    """
+    arrived: list[str] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        # A bare write: printing from a signal handler can meet a print that it has interrupted.
+        os.write(
+            2, f"\n{arrived[0]}: ending after this update, saved where that is possible; again abandons it\n".encode()
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: arrived[0] if arrived else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,62 @@
+"""Launching: where a run folder meets a job, in this process or by a launcher that another package brings."""
+
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+from footplate.checkpoint import CheckpointStore
+from footplate.errors import FootplateError
+from footplate.folder import RunFolder
+from footplate.interrupts import stop_on_signals
+from footplate.job import Job, Resources
+
+
+class Launcher(Protocol):
+    """Run the job in its folder, from the newest checkpoint there if there is one, until it ends."""
+
+    def __call__(self, job: Job, folder: RunFolder) -> None: ...
+
+
+def launch(job: Job, folder: RunFolder) -> None:
+    """Run the job where it says (`on`), going on from the newest checkpoint in its folder."""
+    find_launcher(job)(job, folder)
+
+
+def find_launcher(job: Job) -> Launcher:
+    """What runs the job where it says. Raises FootplateError, before anything is written, where that can't be."""
+    if job.on == "here":
+        _refuse_what_only_a_cluster_has(job)
+        return _launch_here
+    for entry in entry_points(group="footplate.launchers", name=job.on):
+        try:
+            return cast(Launcher, entry.load().launch)
+        except ModuleNotFoundError as error:
+            if error.name != job.on:
+                raise
+            raise FootplateError(f"on: {job.on}: not installed; pip install 'footplate[{job.on}]'") from error
+    raise FootplateError(f"on: {job.on}: no installed package offers this launcher; use on=here")
+
+
+def _refuse_what_only_a_cluster_has(job: Job) -> None:
+    if job.resources.workers > 1:
+        count = job.resources.workers
+        raise FootplateError(f"resources.workers: {count} workers need Ray; add --on ray, or use 1 worker")
+    if job.resources != Resources():
+        raise FootplateError(
+            "resources: are what a cluster reserves, and this job runs here; add --on ray, or drop them"
+        )
+    if job.address is not None:
+        raise FootplateError(f"address: {job.address} is a cluster's, and this job runs here; add --on ray, or drop it")
+
+
+def _launch_here(job: Job, folder: RunFolder) -> None:
+    from footplate.execution import local_context, run
+
+    folder.stop.unlink(missing_ok=True)
+    warnings: list[str] = []
+    checkpoint = CheckpointStore(folder.checkpoints, warnings.append).newest()
+    with stop_on_signals() as stop_requested:
+        context = local_context(job, folder.path, checkpoint, stop_requested)
+        for line in warnings:
+            print(line)
+        for _ in run(job, context):
+            pass

@@ -1,0 +1,141 @@
+"""The record of a run: what rank 0 writes into the run folder and shows on the screen."""
+
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from footplate.checkpoint import CheckpointStore
+from footplate.folder import RunFolder
+from footplate.job import Job
+from footplate.ledger import Ledger
+from footplate.step import Activity, Stateful, Step
+from footplate.tracking import Tracker, open_trackers
+
+SECONDS_BETWEEN_STATUS = 1.0
+
+
+class Record:
+    """A context manager that holds the run folder's lock, its trackers and its checkpoint store.
+
+    Whatever is logged to the logger `footplate` while it is open (`logging.getLogger("footplate").info(...)`) goes to
+    log.txt and to the screen.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger) -> None:
+        self._job = job
+        self._folder = folder
+        self._ledger = ledger
+        self._exit = ExitStack()
+        self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
+        self._status_written = 0.0
+        self._outcome = "finished"
+        self._said_that_the_best_is_missing = False
+
+    def __enter__(self) -> "Record":
+        self._exit.enter_context(self._folder.lock())
+        self._tracker: Tracker = open_trackers(
+            self._job, self._folder, total_updates=self._job.updates, resumed_from=self._ledger.update
+        )
+        self._handler = _MessageHandler(self._tracker)
+        logger = logging.getLogger("footplate")
+        logger.addHandler(self._handler)
+        logger.setLevel(logging.INFO)
+        higher = self._job.best is None or self._job.best.better == "higher"
+        save = self._job.save
+        self._store = CheckpointStore(
+            self._folder.checkpoints,
+            self._tracker.message,
+            keep_last=save.keep_last,
+            keep_best=save.keep_best,
+            higher_is_better=higher,
+        )
+        self._store.sweep()
+        self._write_status()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, GeneratorExit | KeyboardInterrupt):
+            self._outcome = "stopped"
+        elif error is not None:
+            self._outcome = "failed"
+            self._status["error"] = f"{type(error).__name__}: {error}"
+            with self._folder.log.open("a") as log:  # the screen shows it anyway
+                traceback.print_exception(error, file=log)
+        try:
+            self._store.close()
+        finally:
+            self._write_status(state=self._outcome, activity=None)
+            self._tracker.close(self._outcome)
+            logging.getLogger("footplate").removeHandler(self._handler)
+            self._folder.stop.unlink(missing_ok=True)
+            self._exit.close()
+
+    def activity(self, step: Step) -> None:
+        """Show what goes on between two updates."""
+        if step.activity is not None:
+            self._tracker.activity(step.activity)
+            self._write_status_sometimes(step.activity)
+        if step.media:
+            self._tracker.media(step.update, step.media)
+
+    def row(self, step: Step, best: float | None) -> None:
+        """Write the row that ends with this step, and its media; `best` is the best score so far."""
+        if self._job.best is not None and best is not None:
+            self._status["best"] = {"metric": self._job.best.metric, "value": best}
+        self._tracker.row(self._ledger.row())
+        if step.media:
+            self._tracker.media(step.update, step.media)
+        self._write_status_sometimes(None)
+
+    def save(self, step: Step, own: Mapping[str, Stateful], score: float | None) -> None:
+        """Save the step's parts and `drive`'s own."""
+        if step.state is not None:
+            self._store.save(step.update, {**step.state, **own}, score=score)
+
+    def say_that_the_best_is_missing(self, step: Step) -> None:
+        """Warn, once, of an evaluation without the metric that the job watches: no checkpoint will be the best."""
+        if self._job.best is not None and not self._said_that_the_best_is_missing:
+            self._said_that_the_best_is_missing = True
+            there = ", ".join(sorted(name for name in step.metrics if name.startswith("eval/")))
+            self._tracker.message(f"best.metric: {self._job.best.metric} is not among what was evaluated: {there}")
+
+    def stop_requested(self) -> str | None:
+        """The reason in the run folder's `stop` file, which whoever launched the run may write."""
+        try:
+            return self._folder.stop.read_text().strip() or "asked to stop"
+        except OSError:
+            return None
+
+    def stopping(self, reason: str) -> None:
+        """Note why the run ends before its last update."""
+        self._status["reason"] = reason
+        ended_itself = reason.startswith(("target", "patience"))
+        self._outcome = "finished" if ended_itself else "stopped"
+        self._tracker.message(f"stopping after update {self._ledger.update}: {reason}")
+
+    def _write_status_sometimes(self, activity: Activity | None) -> None:
+        if time.monotonic() - self._status_written >= SECONDS_BETWEEN_STATUS:
+            shown = (
+                None if activity is None else {"name": activity.name, "done": activity.done, "total": activity.total}
+            )
+            self._write_status(activity=shown)
+
+    def _write_status(self, **changes: Any) -> None:
+        self._status |= {"update": self._ledger.update, "seconds": self._ledger.seconds, **changes}
+        self._folder.write_status(self._status)
+        self._status_written = time.monotonic()
+
+
+class _MessageHandler(logging.Handler):
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(logging.INFO)
+        self._tracker = tracker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tracker.message(record.getMessage())

@@ -1,0 +1,54 @@
+"""What the run folders say: the list of runs, and what to do next with one."""
+
+from pathlib import Path
+
+from footplate.errors import ConfigError
+from footplate.folder import RunFolder, relative
+
+
+def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
+    """Name, task, state, updates made and best score of every run under a folder, the newest last."""
+    folders = [RunFolder(job.parent) for job in runs.glob("*/job.yaml")]
+    return [_row(folder) for folder in sorted(folders, key=lambda folder: folder.job.stat().st_mtime)]
+
+
+def _row(folder: RunFolder) -> tuple[str, str, str, str, str]:
+    from footplate.document import read_document
+
+    status = folder.read_status()
+    try:
+        task = str(read_document(folder.job).data.get("task", "?"))
+    except ConfigError:
+        task = "?"
+    best = status.get("best")
+    updates = f"{status['update']}/{status['updates']}" if "updates" in status else str(status["update"])
+    return (
+        folder.name,
+        task,
+        str(status["state"]),
+        updates,
+        "" if best is None else f"{best['metric']} {best['value']:.4g}",
+    )
+
+
+def closing_lines(folder: RunFolder) -> list[str]:
+    """What became of a run, where it lies, and the commands that go on from here."""
+    from footplate.job import read_job
+    from footplate.tasks import load_task
+
+    status = folder.read_status()
+    best = status.get("best")
+    reached = "" if best is None else f", best {best['metric']} {best['value']:.4g}"
+    run = folder.argument
+    lines = [
+        f"{folder.name}: {status['state']} after {status['update']} updates{reached}",
+        f"  run folder  {relative(folder.path)}",
+    ]
+    if status["state"] != "finished":
+        return [*lines, f"  go on       footplate resume {run}"]
+    following = getattr(load_task(read_job(folder.job).task), "NEXT_COMMANDS", ())
+    return [
+        *lines,
+        f"  curves      footplate show {run}",
+        *(f"  next        {command.format(run=run)}" for command in following),
+    ]

@@ -1,0 +1,105 @@
+"""metrics.jsonl: the truth about a run, one JSON object a line, written at once.
+
+Floats keep every digit. What JSON has no number for is written as the strings "NaN", "Infinity" and "-Infinity", which
+`float` reads, so that every line is JSON to every reader and a diverged loss is still told from a missing one.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from footplate.errors import FootplateError, TrainingError
+from footplate.step import Activity, Medium
+
+
+class MetricsFile:
+    """A tracker that appends each row to a file before it returns: a process killed later loses none of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+
+    def truncate_after(self, update: int) -> None:
+        """Cut the rows of later updates, and a last line that was torn off; the file is replaced as a whole."""
+        written = self._path.read_bytes()
+        kept = b"".join(line for line, row in _lines(self._path, written) if row["update"] <= update)
+        if kept == written:
+            return
+        beside = self._path.with_name(f".{self._path.name}-{os.getpid()}")
+        with beside.open("wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()
+        beside.replace(self._path)
+        self._open()
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Append the row. Raises TrainingError where that fails: a run without its record is not worth continuing."""
+        line = json.dumps({name: _as_json(value) for name, value in row.items()}, allow_nan=False) + "\n"
+        try:
+            # One unbuffered write a line: what the kernel has, a killed process cannot lose.
+            self._file.write(line.encode())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def media(self, update: int, media: Mapping[str, Medium]) -> None:
+        """Nothing: files of their own hold them."""
+
+    def message(self, text: str) -> None:
+        """Nothing: log.txt holds them."""
+
+    def activity(self, activity: Activity) -> None:
+        """Nothing: status.json holds it."""
+
+    def close(self, outcome: str) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _open(self) -> None:
+        try:
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> TrainingError:
+        resume = f"footplate resume {self._path.parent}"
+        return TrainingError(f"{self._path}: cannot be written ({error.strerror}); mend that, then `{resume}`")
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, also while it is being written: a last line without its end is left out.
+
+    Raises FootplateError where a line in between is damaged.
+    """
+    return [row for _, row in _lines(path, path.read_bytes())]
+
+
+def read_row(line: bytes) -> dict[str, float]:
+    """One row from its line. Raises ValueError where it is none.
+
+    >>> read_row(b'{"update": 3, "train/loss": "NaN"}')
+    {'update': 3, 'train/loss': nan}
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict) or "update" not in row:
+        raise ValueError("not a row")
+    return {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _as_json(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _lines(path: Path, written: bytes) -> Iterator[tuple[bytes, dict[str, float]]]:
+    for number, line in enumerate(written.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield line, read_row(line)
+        except ValueError as error:
+            raise FootplateError(f"{path}:{number}: is damaged; delete this line to use the rest") from error
