@@ -1,0 +1,1 @@
+"""Sequence to sequence on Footplate: text -> tokens -> batches -> model -> loss, and search."""

@@ -1,0 +1,127 @@
+"""Scaled dot-product attention: whole sequences in training, one position at a time with a cache in search.
+
+Axes: B sentences, T or Q queries, S keys, D width, H heads, E width of a head, N rows of hypotheses (K for each
+sentence), G groups of queries that share keys.
+Source: Vaswani et al. 2017, "Attention is all you need", section 3.2: softmax(Q K^T / sqrt(E)) V for each head.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from footplate_nlp.dropout import Dropout
+
+
+class Attention(nn.Module):
+    """What self-attention and attention to the source share: the heads, and the projection that joins them."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.dropout = Dropout(dropout)
+        self.output = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def split(self, x_BTD: Tensor) -> Tensor:
+        """x_BHTE, a view."""
+        batch, length, width = x_BTD.shape
+        return x_BTD.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+    def attend(
+        self, query_BTD: Tensor, key_BSD: Tensor, value_BSD: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Each query's mixture of the values, BTD. `mask` is True where a query may look and broadcasts to BHTS.
+
+        A fused kernel does it, unless attention itself is dropped out: on a CPU that kernel knows no dropout.
+        """
+        query_BHTE, key_BHSE, value_BHSE = self.split(query_BTD), self.split(key_BSD), self.split(value_BSD)
+        if self.training and self.dropout.probability:
+            scores_BHTS = (query_BHTE * self.scale) @ key_BHSE.transpose(-1, -2)
+            if causal:
+                mask = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).tril()
+            if mask is not None:
+                scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf"))
+            mixed_BHTE = self.dropout(scores_BHTS.softmax(-1)).to(value_BHSE.dtype) @ value_BHSE
+        else:
+            mixed_BHTE = F.scaled_dot_product_attention(query_BHTE, key_BHSE, value_BHSE, mask, is_causal=causal)
+        out_BTD: Tensor = self.output(mixed_BHTE.transpose(1, 2).flatten(2))
+        return out_BTD
+
+    def attend_once(self, query_GQE: Tensor, key_GSE: Tensor, value_GSE: Tensor, hidden_G1S: Tensor) -> Tensor:
+        """mixed_GQE for a handful of queries in each group; `hidden` is 0, or -inf where not to look.
+
+        For so few queries plain batched products beat the fused kernel on a CPU, and the mask rides along for nothing.
+        """
+        groups, queries = query_GQE.shape[:2]
+        scores_GQS = torch.baddbmm(
+            hidden_G1S.expand(groups, queries, -1), query_GQE, key_GSE.transpose(1, 2), alpha=self.scale
+        )
+        return torch.bmm(scores_GQS.softmax(-1).to(value_GSE.dtype), value_GSE)
+
+
+class SelfAttention(Attention):
+    """A sequence attends to itself; queries, keys and values come from one product."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, dropout)
+        self.query_key_value = _projections(width, 3)
+
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        query_BTD, key_BTD, value_BTD = self.query_key_value(x_BTD).chunk(3, -1)
+        return self.attend(query_BTD, key_BTD, value_BTD, mask, causal)
+
+    def step(self, x_ND: Tensor, past_T2ND: Tensor, position: int, hidden_T: Tensor) -> Tensor:
+        """One position after `position` others whose keys and values are in the past; writes this one's there.
+
+        The past may be longer than what was written: `hidden_T` is -inf beyond.
+        """
+        rows, width = x_ND.shape
+        projected_N3D = self.query_key_value(x_ND).view(rows, 3, width)
+        past_T2ND[position] = projected_N3D[:, 1:].transpose(0, 1)
+        key_GTE, value_GTE = past_T2ND.view(len(past_T2ND), 2, rows * self.heads, -1).permute(1, 2, 0, 3)
+        query_G1E = projected_N3D[:, 0].reshape(rows * self.heads, 1, -1)
+        out_ND: Tensor = self.output(self.attend_once(query_G1E, key_GTE, value_GTE, hidden_T).view(rows, width))
+        return out_ND
+
+
+class CrossAttention(Attention):
+    """The target attends to the encoded source."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, dropout)
+        self.query = _projections(width, 1)
+        self.key_value = _projections(width, 2)
+
+    def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask: Tensor) -> Tensor:
+        key_BSD, value_BSD = self.key_value(states_BSD).chunk(2, -1)
+        return self.attend(self.query(x_BTD), key_BSD, value_BSD, mask)
+
+    def remember(self, states_BSD: Tensor) -> Tensor:
+        """The source's keys and values, once for each sentence however wide the beam: 2BHSE, contiguous."""
+        sentences, length, _ = states_BSD.shape
+        key_value = self.key_value(states_BSD).view(sentences, length, 2, self.heads, -1)
+        key_value_2BHSE: Tensor = key_value.permute(2, 0, 3, 1, 4).contiguous()
+        return key_value_2BHSE
+
+    def step(self, x_ND: Tensor, key_value_2BHSE: Tensor, hidden_G1S: Tensor) -> Tensor:
+        """One position of each row; the rows of a sentence share its keys. G runs over sentences and heads."""
+        key_GSE, value_GSE = key_value_2BHSE.flatten(1, 2)
+        sentences = key_value_2BHSE.shape[1]
+        query_BHKE = self.query(x_ND).view(sentences, -1, self.heads, key_GSE.shape[-1]).transpose(1, 2)
+        mixed_GKE = self.attend_once(query_BHKE.flatten(0, 1), key_GSE, value_GSE, hidden_G1S)
+        out_ND: Tensor = self.output(mixed_GKE.view_as(query_BHKE).transpose(1, 2).reshape(x_ND.shape))
+        return out_ND
+
+
+def _projections(width: int, count: int) -> nn.Linear:
+    """`count` square projections side by side in one product, each with Xavier's bound divided by sqrt(2).
+
+    It is the bound of queries, keys and values as one 3D x D matrix; fairseq's choice for all attentions.
+    """
+    linear = nn.Linear(width, count * width)
+    for square in torch.split(linear.weight.data, width):
+        nn.init.xavier_uniform_(square, gain=2**-0.5)
+    nn.init.zeros_(linear.bias)
+    return linear

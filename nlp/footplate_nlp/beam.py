@@ -1,0 +1,182 @@
+"""Beam search.
+
+At each position the best 2K continuations of a sentence's K hypotheses are looked at. An end of sentence counts if it
+is among the first K and goes to the pool of finished ones; the best K that do not end live on. (At most K of the 2K
+end, so K always remain.)
+
+Axes: B sentences still open, K hypotheses of each, N = B K rows, T target positions so far, V vocabulary,
+C = 2K candidates.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from footplate.section import Count, NonNegative, Section
+from footplate_nlp.candidates import Candidates, best_candidates
+from footplate_nlp.hypothesis import Hypothesis, Length, forbid, log_probabilities
+from footplate_nlp.seq2seq import Decoding
+from footplate_nlp.symbols import BOS, EOS
+
+
+class NoPenalty(Section):
+    """score = log p: short outputs win."""
+
+    kind: Literal["none"] = "none"
+
+    def divisor(self, length: int) -> float:
+        """1 for every length."""
+        return 1.0
+
+
+class Average(Section):
+    """score = log p / n^alpha; alpha 1 is the mean log-probability of a token."""
+
+    kind: Literal["average"] = "average"
+    alpha: NonNegative = 1.0
+    """0 is no penalty; larger favours longer outputs."""
+
+    def divisor(self, length: int) -> float:
+        """n^alpha, for n tokens with the end of sentence."""
+        return float(length**self.alpha)
+
+
+class Gnmt(Section):
+    """score = log p / ((5 + n) / 6)^alpha. Source: Wu et al. 2016, "Google's neural machine translation system", 14."""
+
+    kind: Literal["gnmt"] = "gnmt"
+    alpha: NonNegative = 0.6
+    """0 is no penalty; larger favours longer outputs."""
+
+    def divisor(self, length: int) -> float:
+        """((5 + n) / 6)^alpha, for n tokens with the end of sentence."""
+        return float(((5 + length) / 6) ** self.alpha)
+
+
+LengthPenalty = Annotated[NoPenalty | Average | Gnmt, Field(discriminator="kind")]
+Stop = Literal["first", "k_finished", "all", "optimal"]
+
+
+class BeamConfig(Section):
+    """Beam search: the several best hypotheses grow side by side."""
+
+    kind: Literal["beam"] = "beam"
+    size: Count = 5
+    """Hypotheses of each sentence."""
+    n_best: Count = 1
+    """How many are returned, the best first."""
+    length_penalty: LengthPenalty = Average()
+    """What a log-probability is divided by, so that lengths can be compared; n counts the end of sentence."""
+    stop: Stop = "optimal"
+    """When a sentence is done: at the `first` finished hypothesis, at `k_finished` (as many as the beam is wide), at
+    its maximum length (`all`), or as soon as provably nothing better can come (`optimal`: Huang et al. 2017, "When to
+    finish?", with the bound at the maximum length)."""
+    length: Length = Length()
+    """How long the output may be."""
+
+    @model_validator(mode="after")
+    def _as_many_as_there_are(self) -> Self:
+        if self.n_best > self.size:
+            raise ValueError(
+                f"n_best {self.n_best} is more than the beam's size {self.size}; raise size or lower n_best"
+            )
+        return self
+
+
+@dataclass(slots=True)
+class Sentence:
+    """A sentence and its pool of finished hypotheses, the best first, no more than the beam is wide."""
+
+    maximum: int
+    pool: list[Hypothesis] = field(default_factory=list)
+
+    def add(self, hypothesis: Hypothesis, size: int) -> None:
+        """Put a finished hypothesis in its place; among equals the earlier comes first."""
+        insort(self.pool, hypothesis, key=lambda other: -other.score)
+        del self.pool[size:]
+
+    def done(self, length: int, best_live: float, config: BeamConfig) -> bool:
+        """Whether the search is over after `length` positions, `best_live` being the highest log p that lives on.
+
+        Log p only falls and the divisor only grows, so no live hypothesis can end with a score above
+        best_live / divisor(maximum): when the worst one that would be returned reaches it, nothing can change.
+        """
+        if length == self.maximum or best_live == -torch.inf:
+            return True
+        if config.stop == "first":
+            return bool(self.pool)
+        if config.stop == "k_finished":
+            return len(self.pool) == config.size
+        if config.stop == "all" or len(self.pool) < config.n_best:
+            return False
+        return self.pool[config.n_best - 1].score >= best_live / config.length_penalty.divisor(self.maximum)
+
+
+def beam_search(
+    decoding: Decoding, maxima: list[int], config: BeamConfig, device: torch.device
+) -> list[list[Hypothesis]]:
+    """The `n_best` hypotheses of each sentence, whose maximum lengths are `maxima`; the decoder has K rows for each."""
+    beam = config.size
+    sentences = [Sentence(maximum) for maximum in maxima]
+    still_open = list(sentences)
+    tokens_BK = torch.full((len(maxima), beam), BOS, device=device)
+    history_NT = tokens_BK.new_empty(tokens_BK.numel(), 0)
+    scores_BK = torch.zeros(0)
+    for length in count(1):
+        log_probabilities_NV = log_probabilities(decoding.step(tokens_BK.flatten()), length)
+        if length == 1:  # one hypothesis so far, the empty one
+            scores_BK = log_probabilities_NV.new_full(tokens_BK.shape, -torch.inf)
+            scores_BK[:, 0] = 0
+        ends_BK = scores_BK + log_probabilities_NV[:, EOS].view_as(scores_BK)
+        forbid(log_probabilities_NV, end=length <= config.length.minimum)
+        found = best_candidates(log_probabilities_NV, scores_BK, 2 * beam)
+        collect(still_open, ends_BK, found, history_NT, config)
+
+        is_end_BC = found.tokens_BC == EOS
+        scores_BK, live_BK = found.scores_BC.masked_fill(is_end_BC, -torch.inf).topk(beam)
+        best_live = scores_BK[:, 0].tolist()
+        stay = [b for b, each in enumerate(still_open) if not each.done(length, best_live[b], config)]
+        if not stay:
+            return [sentence.pool[: config.n_best] for sentence in sentences]
+        tokens_BK = found.tokens_BC.gather(1, live_BK)
+        first_row_B1 = torch.arange(0, history_NT.shape[0], beam, device=device)[:, None]
+        rows_BK = first_row_B1 + found.rows_BC.gather(1, live_BK)
+        if len(stay) < len(still_open):
+            still_open = [still_open[b] for b in stay]
+            stay_B = torch.tensor(stay, device=device)
+            tokens_BK, rows_BK, scores_BK = tokens_BK[stay_B], rows_BK[stay_B], scores_BK[stay_B]
+            decoding.select(rows_BK.flatten(), stay_B)
+        else:
+            decoding.select(rows_BK.flatten())
+        history_NT = torch.cat([history_NT[rows_BK.flatten()], tokens_BK.view(-1, 1)], 1)
+    raise AssertionError("unreachable: every sentence has a maximum length")
+
+
+def collect(
+    sentences: list[Sentence], ends_BK: Tensor, found: Candidates, history_NT: Tensor, config: BeamConfig
+) -> None:
+    """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses.
+
+    `ends_BK` is each hypothesis's log-probability if it ended now.
+    """
+    beam = ends_BK.shape[1]
+    length = history_NT.shape[1] + 1
+    chosen_BK = (found.tokens_BC[:, :beam] == EOS) & (found.scores_BC[:, :beam] > -torch.inf)
+    chosen = zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)
+    ending = [(b, k) for b, k in chosen if length < sentences[b].maximum]
+    forced = [(b, k) for b, each in enumerate(sentences) if length == each.maximum for k in range(beam)]
+    if not ending and not forced:
+        return
+    where = torch.tensor(ending + forced, device=ends_BK.device)
+    values = ends_BK[where[:, 0], where[:, 1]].tolist()
+    prefixes = history_NT[where[:, 0] * beam + where[:, 1]].tolist()
+    for (b, _), value, prefix in zip(ending + forced, values, prefixes, strict=True):
+        if value > -torch.inf:
+            sentence = sentences[b]
+            score = value / config.length_penalty.divisor(length)
+            sentence.add(Hypothesis(tuple(prefix), score, value, length == sentence.maximum), beam)

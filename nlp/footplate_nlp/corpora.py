@@ -1,0 +1,235 @@
+"""Where sentence pairs come from: each corpus is a section of the recipe that yields raw text by split.
+
+A pair is (source, target). Nothing is held in memory: files are read line by line, and every problem in them is a
+`FootplateError` that names file and line.
+"""
+
+import codecs
+import gzip
+import hashlib
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from footplate.errors import FootplateError
+from footplate.section import Count, Section
+from footplate.streams import numpy_stream
+from footplate_nlp.scan import Pair, Split, scan_split
+
+Folder = Annotated[str, AfterValidator(lambda folder: str(Path(folder).resolve()))]
+"""Relative to where the command runs, absolute once read: runs are resumed from anywhere, and workers move about."""
+Part = Literal["train", "valid", "test"]
+PARTS: tuple[Part, ...] = ("train", "valid", "test")
+
+
+class ScanCorpus(Section):
+    """SCAN (Lake & Baroni 2018): made from its grammar, or read from the published files."""
+
+    kind: Literal["scan"] = "scan"
+    split: Split = "simple"
+    """`simple` holds out a random fifth, `length` long action sequences, `addprim_jump` what `jump` combines with."""
+    folder: Folder | None = None
+    """Where the published `tasks_{train,test}_<split>.txt` are; null makes the text from the grammar."""
+    valid_pairs: Count = 500
+    """How many training pairs are held out for validation; test pairs are never looked at in training."""
+
+    def pairs(self, part: Part) -> Iterator[Pair]:
+        """The pairs of one part, in a fixed order."""
+        if self.folder is None:
+            train, test = scan_split(self.split)
+        else:
+            train, test = (list(_published(path)) for path in self.files())
+        if part == "test":
+            return iter(test)
+        if self.valid_pairs >= len(train):
+            raise FootplateError(
+                f"corpus.valid_pairs: {self.valid_pairs} leaves nothing of {len(train)} pairs to train on; choose fewer"
+            )
+        order = numpy_stream(0, "scan/valid", len(train)).permutation(len(train))
+        rows = order[: self.valid_pairs] if part == "valid" else order[self.valid_pairs :]
+        return (train[row] for row in rows)
+
+    def files(self) -> list[Path]:
+        """The files that training reads, if any: the test file too, since one call reads both."""
+        folder = self.folder
+        return [] if folder is None else [Path(folder) / f"tasks_{part}_{self.split}.txt" for part in ("train", "test")]
+
+
+class CopyCorpus(Section):
+    """Random sequences of letters to be copied, or reversed: a toy that any correct model learns in seconds."""
+
+    kind: Literal["copy"] = "copy"
+    reverse: bool = False
+    """Whether the target is the source backwards."""
+    symbols: Annotated[int, Field(ge=1, le=26)] = 10
+    """How many different letters there are."""
+    shortest: Count = 1
+    """Letters in the shortest sequence."""
+    longest: Count = 10
+    """Letters in the longest sequence; lengths are equally frequent where there are enough sequences."""
+    train_pairs: Count = 10_000
+    """Training pairs; no sequence occurs twice, in training or outside."""
+    valid_pairs: Count = 200
+    """Validation pairs."""
+    test_pairs: Count = 200
+    """Test pairs."""
+
+    @model_validator(mode="after")
+    def _enough_sequences(self) -> "CopyCorpus":
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest} is above longest {self.longest}; swap them")
+        wanted = self.train_pairs + self.valid_pairs + self.test_pairs
+        possible = sum(self.symbols**length for length in range(self.shortest, self.longest + 1))
+        if wanted * 2 > possible:
+            raise ValueError(
+                f"{wanted} different sequences cannot be drawn from {possible} (at most half); "
+                "ask for fewer pairs, more symbols or longer sequences"
+            )
+        return self
+
+    def pairs(self, part: Part) -> Iterator[Pair]:
+        """The pairs of one part: a pure function of this section."""
+        held_out = self.valid_pairs + self.test_pairs
+        first, last = {
+            "valid": (0, self.valid_pairs),
+            "test": (self.valid_pairs, held_out),
+            "train": (held_out, held_out + self.train_pairs),
+        }[part]
+        for number, letters in enumerate(self._sequences()):
+            if number >= last:
+                return
+            if number >= first:
+                yield " ".join(letters), " ".join(reversed(letters) if self.reverse else letters)
+
+    def files(self) -> list[Path]:
+        """None: the corpus is drawn, not read."""
+        return []
+
+    def _sequences(self) -> Iterator[str]:
+        stream = numpy_stream(0, "copy", self.symbols, self.shortest, self.longest)
+        alphabet = "abcdefghijklmnopqrstuvwxyz"[: self.symbols]
+        seen: set[str] = set()
+        while True:
+            length = stream.integers(self.shortest, self.longest + 1)
+            letters = "".join(alphabet[index] for index in stream.integers(self.symbols, size=length))
+            if letters not in seen:
+                seen.add(letters)
+                yield letters
+
+
+class ParallelCorpus(Section):
+    """Parallel text: two files a part, one sentence a line, UTF-8, plain or .gz; line n translates line n.
+
+    The files of a part are `<folder>/<part's stem>.<language>`, or the same with `.gz`.
+    """
+
+    kind: Literal["parallel"] = "parallel"
+    folder: Folder = "."
+    """Where the files are, relative to where the command runs."""
+    source: str
+    """The suffix of the source files, such as `en`."""
+    target: str
+    """The suffix of the target files, such as `de`."""
+    train: str = "train"
+    """What the training files are called before their suffix."""
+    valid: str = "valid"
+    """The same of the validation files."""
+    test: str = "test"
+    """The same of the test files; they are read only when an evaluation asks for them."""
+
+    def pairs(self, part: Part) -> Iterator[Pair]:
+        """The pairs of one part, in the order of the files."""
+        source, target = self._files_of(part)
+        return _side_by_side(source, target)
+
+    def files(self) -> list[Path]:
+        """The files that training reads."""
+        return list(self._files_of("train"))
+
+    def _files_of(self, part: Part) -> tuple[Path, Path]:
+        stem = {"train": self.train, "valid": self.valid, "test": self.test}[part]
+        return self._find(f"{stem}.{self.source}"), self._find(f"{stem}.{self.target}")
+
+    def _find(self, name: str) -> Path:
+        plain = Path(self.folder) / name
+        packed = plain.with_name(f"{plain.name}.gz")
+        if plain.is_file() or not packed.is_file():
+            return plain
+        return packed
+
+
+Corpus = Annotated[ScanCorpus | CopyCorpus | ParallelCorpus, Field(discriminator="kind")]
+
+
+def text_fingerprint(corpus: Corpus) -> str:
+    """SHA-256 over the section and the bytes of every file it trains from: equal where the training text is equal."""
+    digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}).encode())
+    for path in corpus.files():
+        with _opened(path) as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file without their ends; a byte-order mark is dropped.
+
+    Only a line feed ends a line: other characters that Unicode calls line breaks stay, since they would shift one side
+    of a parallel text against the other.
+    """
+    with _opened(path) as raw:
+        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        number = 0
+        try:
+            for number, line in enumerate(file, start=1):
+                yield decode_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
+        except (gzip.BadGzipFile, EOFError, OSError) as error:
+            raise FootplateError(f"{path}:{number + 1}: cannot be read ({error}); is the file complete?") from error
+
+
+def decode_line(line: bytes, where: str) -> str:
+    """A line's text, without its end."""
+    try:
+        return line.rstrip(b"\r\n").decode()
+    except UnicodeDecodeError as error:
+        raise FootplateError(
+            f"{where}: byte {error.start + 1} is not valid UTF-8 (0x{line[error.start]:02x}); convert the text to UTF-8"
+        ) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise FootplateError(
+            f"{path}: cannot be opened ({error.strerror}); set corpus.folder, relative to where the command runs"
+        ) from error
+
+
+def _side_by_side(source: Path, target: Path) -> Iterator[Pair]:
+    sources, targets = read_lines(source), read_lines(target)
+    number = 0
+    for number, (left, right) in enumerate(zip_longest(sources, targets), start=1):
+        if left is None or right is None:
+            longer = number + sum(1 for _ in (targets if left is None else sources))
+            counts = (number - 1, longer) if left is None else (longer, number - 1)
+            raise FootplateError(
+                f"{source}: has {counts[0]} lines but {target} has {counts[1]}; "
+                "line n of one must translate line n of the other"
+            )
+        for path, text in ((source, left), (target, right)):
+            if not text.strip():
+                raise FootplateError(f"{path}:{number}: the line is empty; fill it in, or remove it from both files")
+        yield left, right
+    if number == 0:
+        raise FootplateError(f"{source}: the file is empty; there is nothing to read")
+
+
+def _published(path: Path) -> Iterator[Pair]:
+    for number, line in enumerate(read_lines(path), start=1):
+        command, marker, actions = line.removeprefix("IN: ").partition(" OUT: ")
+        if not (line.startswith("IN: ") and marker and command and actions):
+            raise FootplateError(f"{path}:{number}: is not `IN: command OUT: actions`; give the published SCAN file")
+        yield command, actions

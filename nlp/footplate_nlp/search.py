@@ -1,0 +1,154 @@
+"""Search: from source ids to target ids, with any model that decodes step by step.
+
+A sentence's output does not depend on its neighbours in the batch. In fp32 another batch shape changes the last bits of
+a matrix product, so two rivals closer than those may change places; in fp64 in practice nothing does.
+
+Axes: B sentences, S source positions, K rows of a sentence, N = B K rows, T target positions so far, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from footplate.section import Section
+from footplate.streams import numpy_stream
+from footplate_nlp.beam import BeamConfig, beam_search
+from footplate_nlp.candidates import best_candidates
+from footplate_nlp.hypothesis import Hypothesis, Length, forbid, log_probabilities
+from footplate_nlp.sampling import SampleConfig, draw
+from footplate_nlp.seq2seq import Decoding, Searchable
+from footplate_nlp.symbols import BOS, EOS
+
+
+class GreedyConfig(Section):
+    """The most probable token at each position: a beam of one."""
+
+    kind: Literal["greedy"] = "greedy"
+    length: Length = Length()
+    """How long the output may be."""
+
+
+SearchConfig = Annotated[GreedyConfig | BeamConfig | SampleConfig, Field(discriminator="kind")]
+
+Choose = Callable[[Tensor, int, Tensor], Tensor]
+"""(log_probabilities_NV, how many positions came before, which of all rows these N are) -> tokens_N."""
+
+
+def search(
+    model: Searchable,
+    source_BS: Tensor,
+    config: GreedyConfig | BeamConfig | SampleConfig,
+    seed: int = 0,
+    keys: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """For each sentence of the batch its hypotheses, the best first.
+
+    A model in training mode is put into evaluation mode meanwhile. Samples are a function of seed, the sentence's key
+    and the sample's number, not of the batch: give keys where there are several batches (the default is 0, 1, ...).
+    """
+    if not len(source_BS):
+        return []
+    maxima = config.length.maxima(source_BS)
+    device = source_BS.device
+    with evaluating(model), torch.inference_mode():
+        match config:
+            case BeamConfig():
+                return beam_search(model.begin(source_BS, config.size), maxima, config, device)
+            case GreedyConfig():
+                return [[found] for found in walk(model.begin(source_BS, 1), maxima, config.length, greedy, device)]
+            case SampleConfig():
+                rows = config.samples
+                choose = sampler(config, seed, range(len(maxima)) if keys is None else keys, maxima, device)
+                maxima = [maximum for maximum in maxima for _ in range(rows)]
+                found = walk(model.begin(source_BS, rows), maxima, config.length, choose, device, rows)
+                return [
+                    sorted(found[row : row + rows], key=lambda hypothesis: -hypothesis.score)
+                    for row in range(0, len(found), rows)
+                ]
+
+
+@contextmanager
+def evaluating(model: Searchable) -> Iterator[None]:
+    """No dropout within; the model is left as it was found."""
+    training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module) and training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if isinstance(model, nn.Module) and training:
+            model.train()
+
+
+def greedy(log_probabilities_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
+    """The most probable token of each row."""
+    nothing_N1 = log_probabilities_NV.new_zeros(len(log_probabilities_NV), 1)
+    return best_candidates(log_probabilities_NV, nothing_N1, 1).tokens_BC[:, 0]
+
+
+def sampler(config: SampleConfig, seed: int, keys: Sequence[int], maxima: list[int], device: torch.device) -> Choose:
+    """Draws tokens, each row with the numbers of its own stream: one for each position, needed or not."""
+    sentences = zip(keys, maxima, strict=True)
+    rows = [(key, number, maximum) for key, maximum in sentences for number in range(config.samples)]
+    uniform_NT = np.zeros((len(rows), max(maxima)))
+    for row, (key, number, maximum) in enumerate(rows):
+        uniform_NT[row, :maximum] = numpy_stream(seed, "sample", key, number).random(maximum)
+    exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    uniform_TN = torch.from_numpy(uniform_NT.T.copy()).to(device, exact)
+
+    def choose(log_probabilities_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
+        return draw(log_probabilities_NV, uniform_TN[position, rows_N], config)
+
+    return choose
+
+
+def walk(
+    decoding: Decoding, maxima: list[int], length: Length, choose: Choose, device: torch.device, beam: int = 1
+) -> list[Hypothesis]:
+    """One hypothesis for each row, built from its chosen tokens; a sentence leaves when all its `beam` rows have ended.
+
+    `maxima` are those of the rows.
+    """
+    found: list[Hypothesis | None] = [None] * len(maxima)
+    open_rows = list(range(len(maxima)))
+    rows_N = torch.arange(len(maxima), device=device)
+    maxima_N = torch.tensor(maxima, device=device)
+    tokens_N = torch.full_like(rows_N, BOS)
+    history_NT = tokens_N.new_empty(len(maxima), 0)
+    total_N = torch.zeros(0)
+    for position in count():
+        log_probabilities_NV = log_probabilities(decoding.step(tokens_N), position + 1)
+        if position == 0:
+            total_N = log_probabilities_NV.new_zeros(len(maxima))
+        end_N = log_probabilities_NV[:, EOS].clone()
+        forbid(log_probabilities_NV, end=position < length.minimum)
+        tokens_N = choose(log_probabilities_NV, position, rows_N)
+        chosen_N = log_probabilities_NV.gather(1, tokens_N[:, None])[:, 0]
+        ended_N = (tokens_N == EOS) | (maxima_N == position + 1)
+        total_N = total_N + torch.where(ended_N, end_N, chosen_N)
+        ended = ended_N.nonzero()[:, 0].tolist()
+        values, prefixes = total_N[ended_N].tolist(), history_NT[ended_N].tolist()
+        for n, value, prefix in zip(ended, values, prefixes, strict=True):
+            if found[open_rows[n]] is None:
+                truncated = position + 1 == maxima[open_rows[n]]
+                found[open_rows[n]] = Hypothesis(tuple(prefix), value, value, truncated)
+        history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
+        if not ended:
+            continue
+        starts = range(0, len(open_rows), beam)
+        stay = [start for start in starts if None in [found[row] for row in open_rows[start : start + beam]]]
+        if not stay:
+            break
+        if len(stay) < len(starts):
+            stay_N = (torch.tensor(stay, device=device)[:, None] + torch.arange(beam, device=device)).flatten()
+            open_rows = [open_rows[n] for n in stay_N.tolist()]
+            rows_N, maxima_N, tokens_N = rows_N[stay_N], maxima_N[stay_N], tokens_N[stay_N]
+            history_NT, total_N = history_NT[stay_N], total_N[stay_N]
+            decoding.select(stay_N, torch.tensor(stay, device=device) // beam)
+    return [hypothesis for hypothesis in found if hypothesis is not None]

@@ -1,0 +1,231 @@
+"""The Transformer encoder-decoder.
+
+Axes: B sentences, S source positions, T target positions, D width, V vocabulary, N rows of hypotheses, L layers.
+Source: Vaswani et al. 2017, "Attention is all you need"; pre-norm: Xiong et al. 2020, "On layer normalization in the
+Transformer architecture", with a last norm after each stack; tied embeddings: Press & Wolf 2017, "Using the output
+embedding to improve language models".
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from footplate.errors import ConfigError
+from footplate.section import Count, Probability, Section
+from footplate_nlp.attention import CrossAttention, SelfAttention
+from footplate_nlp.dropout import Dropout
+from footplate_nlp.seq2seq import Memory, Seq2Seq
+from footplate_nlp.symbols import PAD
+from footplate_nlp.transformer_decoding import TransformerDecoding
+
+
+class TransformerConfig(Section):
+    """A Transformer; the defaults are the tiny model of Multi30k (Wu et al. 2021, arXiv 2105.14462)."""
+
+    kind: Literal["transformer"] = "transformer"
+    encoder_layers: Count = 4
+    """Layers that read the source."""
+    decoder_layers: Count = 4
+    """Layers that write the target."""
+    width: Count = 128
+    """Numbers in an embedding and between layers (d_model)."""
+    feed_forward_width: Count = 256
+    """Numbers inside the feed-forward sub-layers."""
+    heads: Count = 4
+    """Attention heads; they share the width."""
+    norm: Literal["pre", "post"] = "post"
+    """LayerNorm before each sub-layer (steady without much warm-up) or after the residual sum (the original)."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """What bends the feed-forward sub-layers."""
+    dropout: Probability = 0.3
+    """On embeddings and on what each sub-layer adds."""
+    attention_dropout: Probability = 0.0
+    """On attention weights; costs the fused attention kernel while training."""
+    activation_dropout: Probability = 0.0
+    """Inside the feed-forward sub-layers, after the activation."""
+    tie: Literal["none", "target", "all"] = "all"
+    """`target`: one matrix embeds the target and makes the output; `all`: the source too, with a joint vocabulary."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}; change one of them")
+        if self.width % 2:
+            raise ValueError(f"width {self.width} is odd, but positions are pairs of sine and cosine; make it even")
+        return self
+
+
+class Residual(nn.Module):
+    """x + dropout(layer(x)), normalised before the layer or after the sum."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.before = config.norm == "pre"
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.before:
+            added: Tensor = x + self.dropout(layer(self.norm(x)))
+            return added
+        normalised: Tensor = self.norm(x + self.dropout(layer(x)))
+        return normalised
+
+
+class FeedForward(nn.Module):
+    """output(dropout(activation(input(x)))), at each position alone."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.input = nn.Linear(config.width, config.feed_forward_width)
+        self.output = nn.Linear(config.feed_forward_width, config.width)
+        self.activation: Callable[[Tensor], Tensor] = F.relu if config.activation == "relu" else F.gelu
+        self.dropout = Dropout(config.activation_dropout)
+        for linear in (self.input, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.output(self.dropout(self.activation(self.input(x))))
+        return mixed
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config.width, config.heads, config.attention_dropout)
+        self.attention_residual = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_residual = Residual(config)
+
+    def forward(self, x_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+        x_BSD = self.attention_residual(x_BSD, lambda y_BSD: self.attention(y_BSD, mask_B11S))
+        out_BSD: Tensor = self.feed_forward_residual(x_BSD, self.feed_forward)
+        return out_BSD
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the source, then feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config.width, config.heads, config.attention_dropout)
+        self.self_residual = Residual(config)
+        self.cross_attention = CrossAttention(config.width, config.heads, config.attention_dropout)
+        self.cross_residual = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_residual = Residual(config)
+
+    def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+        x_BTD = self.self_residual(x_BTD, lambda y_BTD: self.self_attention(y_BTD, causal=True))
+        x_BTD = self.cross_residual(x_BTD, lambda y_BTD: self.cross_attention(y_BTD, states_BSD, mask_B11S))
+        out_BTD: Tensor = self.feed_forward_residual(x_BTD, self.feed_forward)
+        return out_BTD
+
+    def step(
+        self,
+        x_ND: Tensor,
+        past_T2ND: Tensor,
+        position: int,
+        hidden_T: Tensor,
+        source_2BHSE: Tensor,
+        hidden_G1S: Tensor,
+    ) -> Tensor:
+        """One position, with the caches of the two attentions."""
+        x_ND = self.self_residual(x_ND, lambda y_ND: self.self_attention.step(y_ND, past_T2ND, position, hidden_T))
+        x_ND = self.cross_residual(x_ND, lambda y_ND: self.cross_attention.step(y_ND, source_2BHSE, hidden_G1S))
+        out_ND: Tensor = self.feed_forward_residual(x_ND, self.feed_forward)
+        return out_ND
+
+
+class Transformer(Seq2Seq):
+    """Attention all the way.
+
+    A tied matrix is one parameter under one name, so that no save, load or move can untie it; where it embeds it is
+    scaled by sqrt(D), where it makes the output it is not.
+    """
+
+    def __init__(self, config: TransformerConfig, source_vocabulary: int, target_vocabulary: int) -> None:
+        super().__init__()
+        if config.tie == "all" and source_vocabulary != target_vocabulary:
+            raise ConfigError(
+                [
+                    f"model: tie: `all` needs one vocabulary, but the source has {source_vocabulary} tokens and the "
+                    f"target {target_vocabulary}; use a joint vocabulary, or `target`."
+                ]
+            )
+        self.width = config.width
+        self.dropout = Dropout(config.dropout)
+        self.target_embedding = _embedding(target_vocabulary, config.width)
+        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, config.width)
+        self.output = None if config.tie != "none" else _embedding(target_vocabulary, config.width)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        last = nn.LayerNorm if config.norm == "pre" else nn.Identity
+        self.encoder_norm = last(config.width)
+        self.decoder_norm = last(config.width)
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The decoder's layers, from the input up."""
+        return cast(list[DecoderLayer], list(self.decoder))
+
+    def encode(self, source_BS: Tensor) -> Memory:
+        attend_BS = source_BS != PAD
+        attend_BS[:, 0] = True  # a softmax over nothing is not a number: an empty source attends to one pad
+        mask_B11S = attend_BS[:, None, None]
+        x_BSD = self.embed(self.source_embedding or self.target_embedding, source_BS)
+        for layer in self.encoder:
+            x_BSD = layer(x_BSD, mask_B11S)
+        return Memory(source_BS, self.encoder_norm(x_BSD), attend_BS)
+
+    def hidden(self, memory: Memory, input_BT: Tensor) -> Tensor:
+        x_BTD = self.embed(self.target_embedding, input_BT)
+        mask_B11S = memory.attend_BS[:, None, None]
+        for layer in self.decoder:
+            x_BTD = layer(x_BTD, memory.states_BSD, mask_B11S)
+        out_BTD: Tensor = self.decoder_norm(x_BTD)
+        return out_BTD
+
+    def project(self, hidden_ND: Tensor) -> Tensor:
+        return F.linear(hidden_ND, (self.output or self.target_embedding).weight)
+
+    def start(self, memory: Memory, beam: int) -> TransformerDecoding:
+        return TransformerDecoding(self, memory, beam)
+
+    def embed(self, embedding: nn.Embedding, ids_BT: Tensor, first: int = 0) -> Tensor:
+        """sqrt(D) * embedding + position. The first id is at position `first`."""
+        scaled_BTD = embedding(ids_BT) * self.width**0.5
+        last = first + ids_BT.shape[1]
+        table_TD = _sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
+        embedded_BTD: Tensor = self.dropout(scaled_BTD + table_TD[first:last])
+        return embedded_BTD
+
+
+def _embedding(vocabulary: int, width: int) -> nn.Embedding:
+    """Normal with standard deviation D^-1/2, so that scaled inputs and logits both start near 1; the pad row is 0."""
+    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    nn.init.zeros_(embedding.weight[PAD])
+    return embedding
+
+
+@lru_cache(maxsize=16)
+def _sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """table_TD: sin(t / 10000^(2i / D)) in the first half of a row, the cosines in the second.
+
+    The paper interleaves the two, which permutes the columns and nothing more. Not a buffer of the module: data
+    parallel would exchange buffers, whose lengths differ between ranks.
+    """
+    with torch.inference_mode(False):
+        rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * -(math.log(1e4) / width))
+        angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], 1).to(device, dtype)

@@ -1,0 +1,155 @@
+"""The task `translation`: one text into another, learned from pairs."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from footplate.context import Context
+from footplate.errors import CheckpointError
+from footplate.optimizers import Adam, Optimizer
+from footplate.schedules import InverseSqrt, Plateau, Schedule
+from footplate.section import Count, Probability, Section
+from footplate.step import Medium, Stateful, Step
+from footplate.update import Update, UpdateConfig
+from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
+from footplate_nlp.batches import BatchOrder
+from footplate_nlp.corpora import Corpus, text_fingerprint
+from footplate_nlp.evaluation import Evaluation, hold_out
+from footplate_nlp.evaluation import evaluate as evaluate_model
+from footplate_nlp.losses import TranslationLoss
+from footplate_nlp.metrics import as_table
+from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.seq2seq import Seq2Seq
+from footplate_nlp.tokenised import open_corpus
+from footplate_nlp.transformer import TransformerConfig
+from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
+
+DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
+
+NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
+
+
+class Config(Section):
+    """A translator and how it is trained."""
+
+    updates: Count
+    """How many optimizer updates the run makes."""
+    corpus: Corpus
+    """Where the sentence pairs come from."""
+    vocabulary: VocabularyConfig = Subwords()
+    """What text is cut into; learned from the training pairs."""
+    model: ModelConfig = TransformerConfig()
+    """The network."""
+    optimizer: Optimizer = Adam(betas=(0.9, 0.98))
+    """What makes a step of a gradient."""
+    schedule: Schedule = InverseSqrt()
+    """How the learning rate changes over the updates."""
+    update: UpdateConfig = UpdateConfig()
+    """Accumulation and clipping."""
+    batch_tokens: Count = 4096
+    """Tokens of an update over all ranks and accumulation steps: pairs times their longest side, so padding counts."""
+    longest: Count = 256
+    """Training pairs with more tokens on a side, the end of sentence included, are left out; how many is reported."""
+    label_smoothing: Probability = 0.1
+    """The share of the target distribution that is spread evenly over the vocabulary."""
+    evaluate: Evaluation
+    """When and how to validate."""
+    plateau_metric: Literal["loss", "bleu", "chrf", "exact_match"] = "loss"
+    """What a plateau schedule watches, of `eval/...`; it also says which value is the better one."""
+    average: Count = 1
+    """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model.tie == "all" and not self.vocabulary.joint:
+            raise ValueError(
+                "model.tie: all shares one matrix between source and target, but vocabulary.joint is false; "
+                "set model.tie to target, or vocabulary.joint to true"
+            )
+        better = self.plateau_better
+        if isinstance(self.schedule, Plateau) and self.schedule.better not in {None, better}:
+            raise ValueError(
+                f"schedule.better: {self.schedule.better} does not suit plateau_metric {self.plateau_metric}; "
+                f"set it to {better}, or leave it out"
+            )
+        return self
+
+    @property
+    def plateau_better(self) -> Literal["higher", "lower"]:
+        """Which value of `plateau_metric` is the better one."""
+        return "lower" if self.plateau_metric == "loss" else "higher"
+
+
+def train(config: Config, context: Context) -> Iterator[Step]:
+    """Train a translator; its checkpoints hold the vocabulary, so that they translate raw text."""
+    vocabulary = Vocabulary()
+    context.restore(vocabulary=vocabulary)
+    text = text_fingerprint(config.corpus)
+    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
+    held = hold_out(config.corpus, config.evaluate, vocabulary)
+    model = _new_model(config, vocabulary, context)
+    loss = TranslationLoss(model, config.label_smoothing)
+    schedule = config.schedule
+    if isinstance(schedule, Plateau):
+        schedule = schedule.model_copy(update={"better": config.plateau_better})
+    update = Update(loss, config.optimizer, schedule, config.update, context, updates=config.updates)
+    order = BatchOrder(
+        pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
+    )
+    context.restore(model=model, update=update, order=order)
+    state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}
+    _say_what_is_trained_on(order, vocabulary, model, context)
+    batches = order.updates()
+    while update.number < config.updates:
+        batch = next(batches)
+        metrics = update(batch.microbatches)
+        media: dict[str, Medium] = {}
+        if config.evaluate.due(update.number) or update.number == config.updates:
+            found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update.number)
+            update.observe(found.metrics[f"eval/{config.plateau_metric}"])
+            metrics |= found.metrics
+            media["samples"] = found.samples
+        work = {"target_tokens": batch.target_tokens, "source_tokens": batch.source_tokens}
+        yield Step(update.number, metrics, work, state, media)
+
+
+def evaluate(config: Config, context: Context) -> Iterator[Step]:
+    """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`."""
+    model, vocabulary, update = restore_model(config, context)
+    held = hold_out(config.corpus, config.evaluate, vocabulary)
+    found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update)
+    yield Step(update, found.metrics, media={"scores": as_table(found.scores), "samples": found.samples})
+
+
+def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary, int]:
+    """The trained model on its device, the vocabulary, and the number of updates: all that translation needs.
+
+    Raises CheckpointError where there is nothing to restore.
+    """
+    if context.checkpoint is None:
+        raise CheckpointError("evaluate: there is no checkpoint to restore; name one of a trained run")
+    vocabulary = Vocabulary()
+    context.restore(vocabulary=vocabulary)
+    model = _new_model(config, vocabulary, context)
+    if config.average == 1:
+        context.restore(model=model)
+    else:
+        model.load_state_dict(average_checkpoints(latest_checkpoints(context.checkpoint, config.average)))
+    return model.eval(), vocabulary, context.checkpoint.update
+
+
+def _new_model(config: Config, vocabulary: Vocabulary, context: Context) -> Seq2Seq:
+    context.seed_torch("initialise")
+    return context.place(build_model(config.model, vocabulary.source.size, vocabulary.target.size))
+
+
+def _say_what_is_trained_on(order: BatchOrder, vocabulary: Vocabulary, model: Seq2Seq, context: Context) -> None:
+    if context.rank == 0:
+        sizes = [vocabulary.source.size] if vocabulary.joint else [vocabulary.source.size, vocabulary.target.size]
+        logging.getLogger("footplate").info(
+            f"{len(order.pairs):,} training pairs, {order.dropped:,} of them left out (over {order.longest} tokens); "
+            f"vocabulary of {' and '.join(f'{size:,}' for size in sizes)}; "
+            f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"
+        )

@@ -1,0 +1,190 @@
+"""Vocabularies: text to token ids and back, through sentencepiece, with the model's bytes inside the checkpoint.
+
+Ids: pad 0, unknown 1, begin of sentence 2, end of sentence 3 (`symbols`), then the pieces. Encoding adds no special id.
+
+The default normaliser `nmt_nfkc` is lossy: it applies Unicode NFKC (full-width letters, ligatures and the like become
+plain ones), drops control characters and folds runs of white space, so that decoding returns the normalised text. With
+`identity` only white space is folded.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+import sentencepiece
+import torch
+from pydantic import Field
+
+from footplate.errors import ConfigError, FootplateError
+from footplate.section import Count, Section
+from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
+
+Normaliser = Literal["nmt_nfkc", "identity"]
+
+sentencepiece.set_min_log_level(2)  # its notes on the training of a vocabulary would break the live display
+
+
+class Subwords(Section):
+    """Pieces of words, learned from the training text."""
+
+    kind: Literal["bpe", "unigram"] = "bpe"
+    """`bpe` merges frequent pairs (Sennrich et al. 2016), `unigram` prunes a language model of pieces (Kudo 2018)."""
+    size: Count = 8000
+    """Pieces in the vocabulary (in each, when they are separate), the four special ones and any bytes included."""
+    joint: bool = True
+    """One vocabulary for both languages, as tied source embeddings need; or one for each."""
+    byte_fallback: bool = True
+    """Spell unseen characters in UTF-8 bytes (256 pieces of the vocabulary), so that no input is unknown."""
+    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 1.0
+    """The share of the characters of the text that become pieces; the rare rest is spelled in bytes or unknown."""
+    normaliser: Normaliser = "nmt_nfkc"
+    """`nmt_nfkc` is lossy (Unicode NFKC); `identity` keeps the characters."""
+    training_lines: Count = 2_000_000
+    """At most this many pairs are read to learn the pieces: the head of the corpus. Bounds the memory."""
+
+
+class Symbols(Section):
+    """Every word, or every character, of the training text; nothing is learned."""
+
+    kind: Literal["word", "char"] = "word"
+    """`word` splits at white space."""
+    joint: bool = True
+    """One vocabulary for both sides, or one for each."""
+    normaliser: Normaliser = "identity"
+    """`nmt_nfkc` is lossy (Unicode NFKC); `identity` keeps the characters."""
+    training_lines: Count = 2_000_000
+    """At most this many pairs are read."""
+
+
+VocabularyConfig = Annotated[Subwords | Symbols, Field(discriminator="kind")]
+
+
+class Tokenizer:
+    """One sentencepiece model."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        return int(self._processor.get_piece_size())
+
+    def pieces(self) -> list[str]:
+        """The pieces by id."""
+        return [self._processor.id_to_piece(index) for index in range(self.size)]
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The ids of each line; an empty line has none."""
+        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1)
+        return ids
+
+    def decode(self, sentences: Iterable[Sequence[int]]) -> list[str]:
+        """The text of each sentence, without line breaks (bytes may spell one)."""
+        texts: list[str] = self._processor.decode([list(ids) for ids in sentences], num_threads=1)
+        return [text.replace("\n", " ").replace("\r", " ") for text in texts]
+
+
+class Vocabulary:
+    """The tokens of both sides, which share one tokenizer where the vocabulary is joint. A part of the checkpoint."""
+
+    def __init__(self) -> None:
+        self._source: Tokenizer | None = None
+        self._target: Tokenizer | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is a vocabulary yet."""
+        return self._source is not None
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share one."""
+        return self._source is self._target
+
+    @property
+    def source(self) -> Tokenizer:
+        """Reads source text."""
+        assert self._source is not None, "the vocabulary is neither learned nor restored yet"
+        return self._source
+
+    @property
+    def target(self) -> Tokenizer:
+        """Writes target text."""
+        assert self._target is not None, "the vocabulary is neither learned nor restored yet"
+        return self._target
+
+    def learn(self, config: VocabularyConfig, pairs: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Learn from training pairs, of which `pairs` begins a new pass at each call."""
+        sides: list[Iterable[int]] = [(0, 1)] if config.joint else [(0,), (1,)]
+        tokenizers = [
+            Tokenizer(_train(config, (pair[side] for pair in islice(pairs(), config.training_lines) for side in these)))
+            for these in sides
+        ]
+        self._source, self._target = tokenizers[0], tokenizers[-1]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the models: equal vocabularies encode equally."""
+        digests = (hashlib.sha256(tokenizer.model).hexdigest() for tokenizer in (self.source, self.target))
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The models as bytes."""
+        tokenizers = {"source": self.source} if self.joint else {"source": self.source, "target": self.target}
+        return {side: torch.frombuffer(bytearray(each.model), dtype=torch.uint8) for side, each in tokenizers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Take over saved models."""
+        models = {side: tensor.numpy().tobytes() for side, tensor in state.items()}
+        self._source = Tokenizer(models["source"])
+        self._target = Tokenizer(models["target"]) if "target" in models else self._source
+
+
+def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
+    kind: dict[str, Any]
+    if isinstance(config, Subwords):
+        kind = {
+            "vocab_size": config.size,
+            "byte_fallback": config.byte_fallback,
+            "character_coverage": config.character_coverage,
+        }
+    else:
+        # use_all_vocab: the size is whatever the text has, but a size must be given all the same.
+        kind = {"vocab_size": 4, "use_all_vocab": True, "character_coverage": 1.0}
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=config.kind,
+            normalization_rule_name=config.normaliser,
+            pad_id=PAD,
+            unk_id=UNKNOWN,
+            bos_id=BOS,
+            eos_id=EOS,
+            num_threads=1,  # unigram pieces depend on the number of threads
+            max_sentence_length=1 << 20,  # the default leaves longer lines out without a word
+            minloglevel=2,
+            **kind,
+        )
+    except RuntimeError as error:
+        raise _explained(error) from error
+    return model.getvalue()
+
+
+def _explained(error: RuntimeError) -> FootplateError:
+    text = str(error)
+    if most := re.search(r"size too high \((\d+)\).*<= (\d+)", text):
+        return ConfigError([f"vocabulary.size: {most[1]} is more than the training text yields; set at most {most[2]}"])
+    if least := re.search(r"smaller than required_chars. (\d+) vs (\d+)", text):
+        return ConfigError(
+            [
+                f"vocabulary.size: {least[1]} is less than the characters of the training text need; "
+                f"set at least {least[2]}, or lower character_coverage"
+            ]
+        )
+    return FootplateError(f"vocabulary: sentencepiece cannot learn from the training text ({' '.join(text.split())})")
