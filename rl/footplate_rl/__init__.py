@@ -1,0 +1,1 @@
+"""Reinforcement learning on Footplate: environments -> rollout -> returns -> loss."""

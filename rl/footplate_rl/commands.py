@@ -1,0 +1,52 @@
+"""The command `play`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from footplate.commands import DEFAULT_RUNS, Device, Run, Runs, WhichCheckpoint
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(play)
+
+
+def play(
+    run: Run,
+    episodes: Annotated[int, typer.Option(min=1, help="how many episodes are played")] = 10,
+    video: Annotated[Path | None, typer.Option(help="an .mp4 that shows them")] = None,
+    seed: Annotated[int | None, typer.Option(help="another seed than that of the run")] = None,
+    checkpoint: WhichCheckpoint = "best",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = None,
+) -> None:
+    """Play with a trained policy and print what it scores: footplate play RUN --episodes 3 --video game.mp4"""
+    import os
+
+    # Environments that draw with SDL would look for a screen.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    from footplate.evaluation import choose_checkpoint
+    from footplate.execution import local_context, process_settings
+    from footplate.folder import open_run
+    from footplate.job import load_job
+    from footplate_rl.playing import play_episodes
+
+    folder = open_run(run, runs)
+    given = {"device": device, "seed": seed}
+    job = load_job(folder.job, [f"{key}={value}" for key, value in given.items() if value is not None])
+    chosen = choose_checkpoint(folder, checkpoint, job)
+    returns, steps = [], 0
+    with process_settings(job):
+        context = local_context(job, folder.path, chosen)
+        for number, episode in enumerate(play_episodes(job, context, episodes, video), start=1):
+            print(f"episode {number}: return {episode.total_reward:g}, {episode.steps} steps", flush=True)
+            returns.append(episode.total_reward)
+            steps += episode.steps
+    print(
+        f"{folder.name}, checkpoint of update {chosen.update}: mean return {sum(returns) / episodes:g}, "
+        f"{steps / episodes:g} steps, over {episodes} episodes"
+    )
+    if video is not None:
+        print(f"video: {video}")

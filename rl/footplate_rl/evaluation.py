@@ -1,0 +1,127 @@
+"""Evaluation: how good is the policy, in raw returns, without favour for short episodes.
+
+Axes: N environment of this rank.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from footplate.context import Context
+from footplate.section import Count, Every
+from footplate.step import Activity, Step
+from footplate_rl.environments import AtariConfig, Environments, Episode, GymnasiumConfig, OwnConfig, make_environments
+from footplate_rl.policy import Choice, Policy
+
+_STEPS_BETWEEN_NEWS = 100
+
+
+class Evaluation(Every):
+    """A fixed quota of episodes for each of some environments that are used for nothing else."""
+
+    episodes: Count = 100
+    """How many episodes are counted, shared out evenly over the environments beforehand: the first ones of each."""
+    environments: Count = 20
+    """How many environments play at the same time."""
+    actions: Choice = "sampled"
+    """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
+
+
+def quotas(episodes: int, environments: int) -> list[int]:
+    """How many episodes each environment plays.
+
+    Whoever takes the first episodes to finish, whichever environment they come from, counts too many short ones.
+
+    >>> quotas(10, 4)
+    [3, 3, 2, 2]
+    >>> quotas(2, 4)
+    [1, 1]
+    """
+    playing = min(environments, episodes)
+    return [episodes // playing + (index < episodes % playing) for index in range(playing)]
+
+
+def bootstrap_interval(
+    returns: Sequence[float], generator: np.random.Generator, resamples: int = 2000
+) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of the mean.
+
+    It never leaves the range of the returns, as mean +- 1.96 standard errors does.
+
+    Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+
+    >>> bootstrap_interval([3.0, 3.0], np.random.default_rng(1))
+    (3.0, 3.0)
+    """
+    sample = np.asarray(returns)
+    means = sample[generator.integers(len(sample), size=(resamples, len(sample)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def evaluate_policy(
+    policy: Policy,
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    config: Evaluation,
+    context: Context,
+    update: int,
+    stream: str = "evaluation",
+) -> Generator[Step, None, dict[str, float]]:
+    """Play the quota, sharing the environments over the ranks; yields news of progress and returns the metrics.
+
+    `eval/return` is the mean raw return, `eval/return_low` and `eval/return_high` its 95 % interval, `eval/length` the
+    mean number of steps. Episodes beyond an environment's quota and those that are unfinished when all quotas are
+    filled count for nothing. Seeds and actions are a function of (seed, stream, update), whatever the number of ranks.
+    """
+    quota = quotas(config.episodes, config.environments)
+    mine = slice(*(len(quota) * rank // context.ranks for rank in (context.rank, context.rank + 1)))
+    own: list[Episode] = []
+    if quota[mine]:
+        environments = make_environments(
+            environment, len(quota[mine]), first_index=mine.start, seed=context.seed, stream=stream, training=False
+        )
+        generator = context.stream(f"{stream}/act", update)
+        with closing(environments):
+            playing = _play(
+                policy, environments, update, quota[mine], mine.start, lambda: generator.random(len(quota))[mine]
+            )
+            for episode in playing:
+                own += [] if episode is None else [episode]
+                yield Step(update, activity=Activity("evaluate", len(own), sum(quota[mine])))
+    played = [episode for share in context.gather(own) for episode in share]
+    returns = [episode.total_reward for episode in sorted(played, key=lambda episode: episode.environment)]
+    low, high = bootstrap_interval(returns, context.stream(f"{stream}/interval", update))
+    return {
+        "eval/return": float(np.mean(returns)),
+        "eval/return_low": low,
+        "eval/return_high": high,
+        "eval/length": float(np.mean([episode.steps for episode in played])),
+    }
+
+
+def _play(
+    policy: Policy,
+    environments: Environments,
+    reset: int,
+    quota: Sequence[int],
+    first_index: int,
+    uniforms: Callable[[], NDArray[np.float64]],
+) -> Iterator[Episode | None]:
+    """The episodes that count, as they end; None now and then, so that whoever consumes this can breathe."""
+    left_N = np.array(quota)
+    observations_NO = environments.reset(reset)
+    for number in count(1):
+        step = environments.step(policy.act(observations_NO, uniforms()))
+        observations_NO = step.observations_NO
+        for episode in step.episodes:
+            row = episode.environment - first_index
+            left_N[row] -= 1
+            if left_N[row] >= 0:
+                yield episode
+        if (left_N <= 0).all():
+            return
+        if number % _STEPS_BETWEEN_NEWS == 0:
+            yield None

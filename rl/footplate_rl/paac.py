@@ -1,0 +1,161 @@
+"""PAAC: parallel advantage actor-critic. One model acts in all environments at once and learns from them at once.
+
+Source: Clemente, Castejón, Chandra 2017, "Efficient parallel methods for deep reinforcement learning" (arXiv
+1705.04862), algorithm 1. `docs/paac.md` says where its published code differs, and which recipe gives that.
+
+Environments can't be cloned, so all of them start anew every `reset_every_updates`: only there a run can be saved.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+import torch
+from pydantic import model_validator
+
+from footplate.context import Context
+from footplate.optimizers import Optimizer, RmsProp
+from footplate.schedules import Linear, Plateau, Schedule
+from footplate.section import Count, Fraction, NonNegative, Positive, Section
+from footplate.step import Step
+from footplate.update import Update, UpdateConfig
+from footplate_rl.environments import EnvironmentConfig, make_environments
+from footplate_rl.evaluation import Evaluation, evaluate_policy
+from footplate_rl.losses import ActorCriticLoss
+from footplate_rl.networks import NIPS, Network, build_network
+from footplate_rl.policy import Policy, load_policy
+from footplate_rl.rollout import Rollout, episode_metrics, own_rows
+
+
+class Config(Section):
+    """The defaults are the paper's, for Atari."""
+
+    steps: Count = 115_000_000
+    """The budget: decisions of the agent, over all environments (on Atari four emulator frames each)."""
+    environment: EnvironmentConfig
+    """What is played."""
+    environments: Count = 32
+    """How many environments are played at once, n_e; the workers of a cluster share them."""
+    rollout_steps: Count = 5
+    """Steps of each environment between two updates, t_max."""
+    discount: Fraction = 0.99
+    """What a reward is worth one step later."""
+    reward_clip: Positive | None = 1.0
+    """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
+    reward_scale: Positive = 1.0
+    """What multiplies each reward, once clipped, before it is learnt from: keeps values and gradients near 1."""
+    network: Network = NIPS()
+    """What computes policy and value."""
+    entropy_weight: NonNegative = 0.01
+    """How much a nat of the policy's entropy is worth."""
+    value_weight: NonNegative = 0.5
+    """The weight of the squared error of the value."""
+    optimizer: Optimizer = RmsProp(
+        kind="rmsprop", learning_rate=0.0224, decay=0.99, epsilon=0.1, epsilon_inside_root=True
+    )
+    """The paper's learning rate is 0.0007 for each environment: 0.0224 for 32."""
+    schedule: Schedule = Linear(kind="linear")
+    """What becomes of the learning rate; a plateau watches `eval/return`."""
+    update: UpdateConfig = UpdateConfig(clip_norm=40.0)
+    """How gradients become an update."""
+    evaluate: Evaluation = Evaluation(every_updates=20_000, episodes=30, environments=15)
+    """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
+    reset_every_updates: Count = 2_000
+    """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
+    the last, and `save.every_updates` should be a multiple (else only common multiples are saved: with 2 and 3, each
+    sixth). Episodes cut this way bootstrap from the value of where they stood, and no statistic counts them."""
+
+    @property
+    def updates(self) -> int:
+        """How many updates the budget pays for."""
+        return self.steps // (self.environments * self.rollout_steps)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Config":
+        if self.updates == 0:
+            raise ValueError(
+                f"steps: {self.steps} pays for no update, each takes environments * rollout_steps = "
+                f"{self.environments * self.rollout_steps}; use at least as many"
+            )
+        if self.environments % self.update.accumulate:
+            raise ValueError(
+                f"environments: {self.environments} can't be cut into update.accumulate: {self.update.accumulate} "
+                f"microbatches; use a multiple of {self.update.accumulate}"
+            )
+        if isinstance(self.schedule, Plateau) and self.schedule.better == "lower":
+            raise ValueError(
+                "schedule.better: lower does not suit eval/return, which a plateau watches here; leave it out"
+            )
+        if self.evaluate.every_updates % self.reset_every_updates:
+            raise ValueError(
+                f"evaluate.every_updates: {self.evaluate.every_updates} is no multiple of reset_every_updates: "
+                f"{self.reset_every_updates}, and only there a policy can be saved; make it one"
+            )
+        return self
+
+
+DEBUG_OVERRIDES: Mapping[str, object] = {
+    "steps": 40,
+    "environments": 4,
+    "rollout_steps": 2,
+    "update.accumulate": 1,
+    "reset_every_updates": 5,
+    "evaluate.every_updates": 5,
+    "evaluate.episodes": 2,
+    "evaluate.environments": 2,
+}
+
+NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+def train(config: Config, context: Context) -> Iterator[Step]:
+    """One step for each update; `state` at those after which the environments start anew."""
+    share = own_rows(config.environments, config.update.accumulate, context)
+    with closing(
+        make_environments(config.environment, share.stop - share.start, first_index=share.start, seed=context.seed)
+    ) as environments:
+        context.seed_torch("initialise")
+        network = context.place(
+            build_network(config.network, environments.observation_space, environments.action_space)
+        )
+        loss = ActorCriticLoss(network, config.value_weight, config.entropy_weight)
+        update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
+        context.restore(model=network, update=update)
+        rollout = Rollout(config.rollout_steps, environments, context)
+        observations = environments.reset(update.number)
+
+        while update.number < config.updates:
+            uniforms = context.stream("act", update.number).random((config.rollout_steps, config.environments))
+            observations, episodes = rollout.collect(network, environments, observations, uniforms[:, share])
+            returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale)
+            metrics = update(list(rollout.microbatches(returns_TN, config.update.accumulate)))
+            metrics |= episode_metrics(episodes, context)
+            steps = int(context.sum(torch.tensor(rollout.transitions)))
+
+            last = update.number == config.updates
+            boundary = last or update.number % config.reset_every_updates == 0
+            if last or config.evaluate.due(update.number):
+                policy = Policy(network, context, config.evaluate.actions)
+                evaluated = yield from evaluate_policy(
+                    policy, config.environment, config.evaluate, context, update.number
+                )
+                update.observe(evaluated["eval/return"])
+                metrics |= evaluated
+            yield Step(
+                update.number,
+                metrics,
+                work={"steps": steps, "frames": steps * environments.frames_per_step},
+                state={"model": network, "update": update} if boundary else None,
+            )
+            if boundary and not last:
+                observations = environments.reset(update.number)
+
+
+def evaluate(config: Config, context: Context) -> Iterator[Step]:
+    """Play `config.evaluate` with the saved policy, on other seeds than those that chose the best checkpoint."""
+    with closing(make_environments(config.environment, 1, seed=context.seed, training=False)) as environments:
+        spaces = environments.observation_space, environments.action_space
+    policy = load_policy(config.network, *spaces, context, config.evaluate.actions)
+    update = 0 if context.checkpoint is None else context.checkpoint.update
+    stream = "final evaluation"
+    metrics = yield from evaluate_policy(policy, config.environment, config.evaluate, context, update, stream)
+    yield Step(update, metrics)

@@ -1,0 +1,56 @@
+"""Playing: a trained policy in an environment of its own, to look at.
+
+An episode is a function of (seed, checkpoint, episode number) alone, so that it can be shown again.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate.job import Job
+from footplate_rl.environments import AtariConfig, Episode, GymnasiumConfig, OwnConfig, make_environments
+from footplate_rl.policy import load_policy
+from footplate_rl.video import VideoFile
+
+_STREAM = "play"
+
+
+def play_episodes(job: Job, context: Context, episodes: int, video: Path | None = None) -> Iterator[Episode]:
+    """Each episode of the policy in `context.checkpoint`, as it ends; `video` is the file that all of them go to.
+
+    Seeds follow from `context.seed`. Raises FootplateError for a run that plays nothing and for what can't be drawn.
+    """
+    environment, network = (getattr(job.config, name, None) for name in ("environment", "network"))
+    if not isinstance(environment, GymnasiumConfig | OwnConfig | AtariConfig) or network is None:
+        raise FootplateError(f"play: a run of the task {job.task} plays in no environment; name a run of paac.")
+    if not isinstance(environment, AtariConfig):
+        # One environment gains nothing from a process, and loses the traceback.
+        environment = environment.model_copy(update={"processes": False})
+    with ExitStack() as stack:
+        environments = make_environments(
+            environment, 1, seed=context.seed, stream=_STREAM, training=False, render=video is not None
+        )
+        stack.enter_context(closing(environments))
+        evaluation = getattr(job.config, "evaluate", None)
+        policy = load_policy(
+            network,
+            environments.observation_space,
+            environments.action_space,
+            context,
+            getattr(evaluation, "actions", "sampled"),
+        )
+        film = stack.enter_context(VideoFile(video, environments.steps_per_second)) if video is not None else None
+        for number in range(episodes):
+            uniforms = context.stream(f"{_STREAM}/act", number)
+            observations_NO = environments.reset(number)
+            ended: tuple[Episode, ...] = ()
+            while not ended:
+                if film is not None:
+                    film.write(environments.render()[0])
+                step = environments.step(policy.act(observations_NO, uniforms.random(1)))
+                observations_NO, ended = step.observations_NO, step.episodes
+            if film is not None:
+                film.write(environments.render()[0])
+            yield ended[0]
