@@ -1,0 +1,1 @@
+"""Footplate on Ray. The only package that imports Ray."""

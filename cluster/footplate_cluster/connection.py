@@ -1,0 +1,85 @@
+"""Joining a Ray cluster, or starting one on this machine, and asking whether it can hold the job."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever else runs would starve the training
+
+import ray
+
+from footplate.errors import FootplateError
+from footplate.job import Job
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """A connection to the cluster at `address`; None and `local` start one on this machine and end it afterwards.
+
+    Raises FootplateError, before anything is started, where the address is of another kind or nobody answers there.
+    """
+    _check_address(address)
+    if ray.is_initialized():  # a notebook or a test has connected already: its connection stays
+        yield
+        return
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address in (None, "local") else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FootplateError(
+            f"--address {address}: no Ray cluster answers there ({what}); start one with `ray start --head`"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    if address is None:
+        return
+    if address.startswith("ray://"):
+        raise FootplateError(
+            f"--address {address}: Ray's client protocol is not used here, a run must outlive a laptop's connection; "
+            "use host:6379 from a node of the cluster"
+        )
+    if address.startswith(("http://", "https://")):
+        raise FootplateError(
+            f"--address {address}: that is the address of Ray's dashboard; to train give host:6379 or auto"
+        )
+
+
+def share_of_a_worker(job: Job) -> dict[str, float]:
+    """The resources that each worker reserves. Raises FootplateError at once where the cluster does not have them."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = job.resources.workers
+    gpus = job.resources.gpus_per_worker
+    if gpus == 0 and (job.device == "cuda" or (job.device == "auto" and total.get("GPU", 0) >= workers)):
+        gpus = 1
+    share: dict[str, float] = {"CPU": job.resources.cpus_per_worker, "GPU": gpus}
+    for kind, amount in share.items():
+        needed = workers * amount
+        if needed > (there := total.get(kind, 0)):
+            raise FootplateError(
+                f"resources: {workers} x {amount:g} {kind} = {needed:g} {kind} are needed, the cluster has {there:g}; "
+                f"ask for fewer with --workers or resources.{kind.lower()}s_per_worker"
+            )
+    share = {kind: amount for kind, amount in share.items() if amount}
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(int(min(node.get(kind, 0) // amount for kind, amount in share.items())) for node in nodes)
+    if room < workers:
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
+        raise FootplateError(
+            f"resources: the cluster's nodes have room for {room} workers of {wanted} each, and {workers} are needed; "
+            "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
+        )
+    return share

@@ -1,0 +1,48 @@
+"""What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from footplate.checkpoint import Checkpoint, CheckpointStore
+from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate.execution import run
+from footplate.folder import RunFolder
+from footplate.job import job_from_yaml
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
+    job = job_from_yaml(config["job"])
+    folder = RunFolder(Path(config["folder"]))
+    if not folder.job.is_file():
+        raise FootplateError(
+            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
+        )
+    worker = ray.train.get_context()
+    rank, ranks = worker.get_world_rank(), worker.get_world_size()
+    context = Context(
+        seed=job.seed,
+        device=ray.train.torch.get_device(),
+        precision=job.precision,
+        rank=rank,
+        ranks=ranks,
+        folder=folder.path,
+        checkpoint=_newest_checkpoint(folder, rank, ranks),
+    )
+    for _ in run(job, context):
+        pass
+
+
+def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:
+    """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
+    found = CheckpointStore(folder.checkpoints, print).newest() if rank == 0 else None
+    update = torch.tensor([-1 if found is None else found.update])
+    if ranks > 1:
+        torch.distributed.broadcast(update, src=0)
+    return None if int(update) < 0 else CheckpointStore(folder.checkpoints).at(int(update))
