@@ -1,0 +1,26 @@
+"""Addresses that cannot be meant are refused before anything is started."""
+
+import pytest
+
+from footplate.errors import FootplateError
+from footplate_cluster.connection import connected
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "ray://head:10001",
+            "--address ray://head:10001: Ray's client protocol is not used here, "
+            "a run must outlive a laptop's connection; use host:6379 from a node of the cluster",
+        ),
+        (
+            "http://head:8265",
+            "--address http://head:8265: that is the address of Ray's dashboard; to train give host:6379 or auto",
+        ),
+    ],
+)
+def test_an_address_of_another_kind_is_refused(address: str, message: str) -> None:
+    with pytest.raises(FootplateError) as raised, connected(address):
+        pass
+    assert str(raised.value) == message

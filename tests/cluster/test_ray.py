@@ -1,0 +1,157 @@
+"""On Ray a recipe trains as it does in this process; two workers do what one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from footplate.checkpoint import CheckpointStore
+from footplate.errors import FootplateError
+from footplate.execution import local_context, run
+from footplate.folder import RunFolder, create_run
+from footplate.job import load_job
+from footplate.launch import launch
+
+pytestmark = pytest.mark.ray
+
+COPY = ["threads=1", "updates=20", "model.dropout=0", "evaluate.every_updates=10"]
+CATCH = ["threads=1", "reset_every_updates=5", "evaluate.every_updates=10"]
+RECIPES = {"copy-transformer": COPY, "catch-paac": CATCH}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    from footplate_cluster.connection import connected
+
+    with connected(None):
+        yield
+
+
+def overrides_of(recipe: str) -> list[str]:
+    if recipe == "copy-transformer":
+        return COPY
+    job = load_job(recipe)
+    steps = 20 * job.config.environments * job.config.rollout_steps  # type: ignore[attr-defined]
+    return [*CATCH, f"steps={steps}"]
+
+
+def train(tmp_path: Path, recipe: str, name: str, *extra: str) -> RunFolder:
+    job = load_job(recipe, [*overrides_of(recipe), *extra])
+    folder = create_run(tmp_path, name, recipe)
+    folder.job.write_text(job.to_yaml())
+    launch(job, folder)
+    return folder
+
+
+def weights(folder: RunFolder) -> bytes:
+    return (folder.checkpoints / "000020" / "model.safetensors").read_bytes()
+
+
+def rows(folder: RunFolder) -> list[dict[str, Any]]:
+    read = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return [{name: row[name] for name in row if not name.startswith(("speed/", "time/"))} for row in read]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_worker_gives_the_same_numbers_as_this_process(cluster: None, tmp_path: Path, recipe: str) -> None:
+    here = train(tmp_path, recipe, "here")
+    ray = train(tmp_path, recipe, "ray", "on=ray")
+    assert weights(ray) == weights(here)
+    assert rows(ray) == rows(here)
+    assert ray.read_status()["state"] == "finished"
+    assert {path.name for path in here.path.iterdir()} - {"lock"} <= {path.name for path in ray.path.iterdir()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_workers_do_what_one_does(cluster: None, tmp_path: Path, recipe: str) -> None:
+    one = train(tmp_path, recipe, "one", "precision=fp64")
+    two = train(tmp_path, recipe, "two", "precision=fp64", "on=ray", "resources.workers=2")
+    before, after = (load_file(folder.checkpoints / "000020" / "model.safetensors") for folder in (one, two))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-9, atol=1e-12)
+    for first, second in zip(rows(one), rows(two), strict=True):
+        assert second["train/loss"] == pytest.approx(first["train/loss"], rel=1e-9)
+        assert {name: second[name] for name in second if "/" not in name} == {
+            name: first[name] for name in first if "/" not in name
+        }
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(cluster: None, tmp_path: Path, recipe: str) -> None:
+    through = train(tmp_path, recipe, "through", "on=ray", "resources.workers=2")
+    job = load_job(through.job)
+    resumed = create_run(tmp_path, "resumed", recipe)
+    resumed.job.write_text(job.to_yaml())
+    for checkpoint in (through.checkpoints / "000010",):
+        target = resumed.checkpoints / checkpoint.name
+        target.mkdir(parents=True)
+        for file in checkpoint.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+    resumed.metrics.write_bytes(b"".join(through.metrics.read_bytes().splitlines(keepends=True)[:13]))
+    launch(job, resumed)
+    assert weights(resumed) == weights(through)
+    assert rows(resumed) == rows(through)
+
+
+def test_what_the_cluster_does_not_have_is_refused_at_once(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as raised:
+        train(tmp_path, "copy-transformer", "greedy", "on=ray", "resources.workers=64")
+    assert str(raised.value) == (
+        f"resources: 64 x 1 CPU = 64 CPU are needed, the cluster has {os.cpu_count()}; "
+        "ask for fewer with --workers or resources.cpus_per_worker"
+    )
+
+
+def test_a_mistake_that_a_worker_finds_is_one_line(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as raised:
+        train(tmp_path, "copy-transformer", "typo", "on=ray", "vocabulary={kind: bpe, size: 50000}")
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("vocabulary.size: 50000 is more than")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_ends_and_the_run_goes_on_here_to_the_same_bytes(tmp_path: Path) -> None:
+    overrides = [*COPY, "updates=2000", "evaluate.every_updates=2000", "save.every_updates=2000"]
+    command = [sys.executable, "-m", "footplate", "train", "copy-transformer", *overrides, "--on", "ray"]
+    process = subprocess.Popen(
+        [*command, "--runs", str(tmp_path), "--name", "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folder = RunFolder(tmp_path / "run")
+    deadline = time.monotonic() + 300
+    while folder.read_status()["update"] < 10 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    status = folder.read_status()
+    assert (status["state"], status["reason"]) == ("stopped", "Ctrl-C")
+    assert CheckpointStore(folder.checkpoints).updates() == [status["update"]]
+    assert f"footplate resume {folder.path}" in output
+
+    reached = status["update"] + 5
+    job = load_job(folder.job, ["on=here"])
+    through = create_run(tmp_path, "through", "copy")
+    for target in (folder, through):
+        checkpoint = CheckpointStore(target.checkpoints).newest()
+        for step in run(job, local_context(job, target.path, checkpoint)):
+            if step.activity is None and step.update == reached:
+                target.stop.write_text("far enough")
+    last = [CheckpointStore(target.checkpoints).updates()[-1] for target in (folder, through)]
+    assert last[0] == last[1]
+    states = [
+        (target.checkpoints / f"{last[0]:06d}" / "model.safetensors").read_bytes() for target in (folder, through)
+    ]
+    assert states[0] == states[1]

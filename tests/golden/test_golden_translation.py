@@ -1,0 +1,26 @@
+"""The first losses of the translation recipes: a change here is a change of what is trained, and must be meant."""
+
+import pytest
+
+from footplate.execution import run
+from footplate.job import load_job
+from footplate.step import Mean
+
+
+def first_losses(recipe: str, count: int) -> list[float]:
+    losses = []
+    for step in run(load_job(recipe, ["device=cpu"])):
+        loss = step.metrics["train/loss"]
+        assert isinstance(loss, Mean)
+        losses.append(float(loss.total) / float(loss.count))
+        if len(losses) == count:
+            break
+    return losses
+
+
+def test_first_losses_of_the_copy_recipe() -> None:
+    assert first_losses("copy-transformer", 5) == pytest.approx([5.35695, 5.37405, 5.12189, 5.09727, 4.62653], rel=1e-4)
+
+
+def test_first_losses_of_the_scan_recipe() -> None:
+    assert first_losses("scan-transformer", 3) == pytest.approx([2.83006, 2.79399, 2.86756], rel=1e-4)

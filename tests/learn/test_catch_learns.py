@@ -1,0 +1,20 @@
+"""Catch: small enough that its optimum is known and reached."""
+
+import pytest
+
+from footplate.execution import run
+from footplate.job import load_job
+
+pytestmark = [pytest.mark.learn, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_ball_is_caught_98_times_of_100_and_more(seed: int) -> None:
+    """A miss costs 2 of the optimum of 1; the policy that is evaluated still explores."""
+    *_, last = run(load_job("catch-paac", [f"seed={seed}", "device=cpu"]))
+    assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
+
+
+def test_it_is_caught_as_well_where_a_reset_takes_a_step_of_its_own() -> None:
+    *_, last = run(load_job("catch-paac", ["environment.autoreset=next_step", "device=cpu"]))
+    assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]

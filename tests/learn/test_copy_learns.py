@@ -1,0 +1,26 @@
+"""The toy that any correct translator masters: letters copied, and letters reversed."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from footplate.execution import run
+from footplate.job import load_job
+from footplate.step import Metric
+
+pytestmark = [pytest.mark.learn, pytest.mark.slow]
+
+
+def final_metrics(*overrides: str) -> Mapping[str, Metric]:
+    *_, last = run(load_job("copy-transformer", ["device=cpu", *overrides]))
+    return last.metrics
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_copying_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
+    assert final_metrics(f"seed={seed}")["eval/exact_match"] >= 98  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_reversing_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
+    assert final_metrics(f"seed={seed}", "corpus.reverse=true", "updates=1000")["eval/exact_match"] >= 98  # type: ignore[operator]

@@ -1,0 +1,234 @@
+"""Checkpoints exist when their manifest does, come back exactly, and run no code."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from footplate.checkpoint import Checkpoint, CheckpointStore
+from footplate.errors import CheckpointError
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.output = nn.Linear(3, 5, bias=False)
+        self.output.weight = self.embedding.weight
+        self.register_buffer("steps", torch.tensor(7))
+
+
+class Number:
+    """The smallest part that is not a module."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "pair": (1.5, None)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]
+
+
+def store_with(folder: Path, updates: list[int], **keep: Any) -> tuple[CheckpointStore, list[str]]:
+    reports: list[str] = []
+    store = CheckpointStore(folder, reports.append, **({"keep_last": 99} | keep))
+    for update in updates:
+        store.save(update, {"model": Tied(), "number": Number(update)}, score=float(update % 3))
+    store.wait()
+    return store, reports
+
+
+def test_every_part_comes_back_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    saved, restored, number = Tied(), Tied(), Number()
+    store = CheckpointStore(tmp_path)
+    store.save(3, {"model": saved, "number": Number(42)})
+    store.close()
+    checkpoint = store.at(3)
+    checkpoint.restore({"model": restored, "number": number})
+    assert torch.equal(restored.embedding.weight, saved.embedding.weight)
+    assert (number.value, checkpoint.update, checkpoint.score) == (42, 3, None)
+
+
+def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1])
+    weights = tmp_path / "000001" / "model.safetensors"
+    assert weights.stat().st_size < 2 * 5 * 3 * 4 + 200
+    restored = Tied()
+    store.at(1).restore({"model": restored})
+    assert restored.output.weight is restored.embedding.weight
+
+
+def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
+    model = Tied()
+    for folder in ("a", "b"):
+        store = CheckpointStore(tmp_path / folder)
+        store.save(1, {"model": model})
+        store.close()
+    first, second = ((tmp_path / folder / "000001" / "model.safetensors").read_bytes() for folder in "ab")
+    assert first == second
+
+
+def test_what_is_saved_is_the_state_at_the_call_not_at_the_write(tmp_path: Path) -> None:
+    model = Tied()
+    before = model.embedding.weight.detach().clone()
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"model": model})
+    with torch.no_grad():
+        model.embedding.weight.add_(1)
+    store.close()
+    assert torch.equal(store.at(1).load_module_state("model")["embedding.weight"], before)
+
+
+def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1, 2, 3, 4, 5, 6, 7], keep_last=2, keep_best=1)  # scores 1 2 0 1 2 0 1
+    assert store.updates() == [5, 6, 7]
+    best = store.best()
+    assert best is not None
+    assert best.update == 5
+
+
+def test_lower_can_be_better(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1, 2, 3, 4], keep_last=1, keep_best=1, higher_is_better=False)
+    assert store.updates() == [3, 4]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+    store, reports = store_with(tmp_path, [1, 2])
+    file = tmp_path / "000002" / ("manifest.json" if damage == "manifest" else "model.safetensors")
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(
+            content[:-7] if damage != "flipped" else content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+        )
+    newest = store.newest()
+    assert newest is not None
+    assert newest.update == 1
+    what = {
+        "missing": "is missing or cannot be read; this checkpoint cannot be used",
+        "manifest": "the manifest is missing or damaged; this checkpoint cannot be used",
+    }.get(damage, "is damaged (its bytes are not those that were written); this checkpoint cannot be used")
+    assert reports == [f"{file}: {what}; trying the one before"]
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_update_comes_again(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1, 2])
+    (tmp_path / "000002" / "number.pt").write_bytes(b"broken")
+    store.save(2, {"model": Tied(), "number": Number(2)})
+    store.close()
+    assert store.at(2).update == 2
+
+
+def test_nothing_that_a_checkpoint_holds_is_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+
+    store, _ = store_with(tmp_path / "store", [1])
+    crafted = tmp_path / "store" / "000001" / "number.pt"
+    crafted.write_bytes(pickle.dumps(Bomb()))
+    manifest = json.loads((crafted.parent / "manifest.json").read_text())
+    import hashlib
+
+    manifest["files"]["number.pt"] = {
+        "bytes": crafted.stat().st_size,
+        "sha256": hashlib.sha256(crafted.read_bytes()).hexdigest(),
+    }
+    (crafted.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError) as raised:
+        store.at(1).restore({"number": Number()})
+    assert str(raised.value) == f"{crafted}: cannot be read as plain data; nothing in it was run"
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_another_kind_of_run_is_refused(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1])
+    with pytest.raises(CheckpointError) as raised:
+        store.at(1).restore({"replay": Number()})
+    assert str(raised.value) == f"{tmp_path / '000001'}: has no replay.pt; it is a checkpoint of another kind of run"
+
+
+def test_a_checkpoint_of_another_size_is_refused_in_one_line(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1])
+    other = nn.Module()
+    other.embedding = nn.Embedding(4, 3)
+    with pytest.raises(CheckpointError) as raised:
+        store.at(1).restore({"model": other})
+    assert str(raised.value).startswith(
+        f"{tmp_path / '000001'}: model: does not fit this job (Error(s) in loading state_dict"
+    )
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_killed_writer_left_is_swept_and_never_seen(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1])
+    leftover = tmp_path / ".writing-000002"
+    leftover.mkdir()
+    (leftover / "manifest.json").write_text("{}")
+    assert store.updates() == [1]
+    store.sweep()
+    assert not leftover.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_reported_and_training_goes_on(tmp_path: Path) -> None:
+    blocked = tmp_path / "file-in-the-way"
+    blocked.write_text("")
+    reports: list[str] = []
+    store = CheckpointStore(blocked, reports.append)
+    store.save(1, {"number": Number()})
+    store.close()
+    assert reports == [
+        f"{blocked / '000001'}: could not be written (Not a directory); training goes on, the checkpoint before stays"
+    ]
+
+
+def test_a_newer_format_says_so(tmp_path: Path) -> None:
+    store_with(tmp_path, [1])
+    path = tmp_path / "000001" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(CheckpointError) as raised:
+        _ = Checkpoint(tmp_path / "000001").update
+    assert str(raised.value) == f"{path}: format 99 is not 1; read it with the Footplate that wrote it"
+
+
+def test_a_checkpoint_knows_the_one_before_it_even_when_that_is_gone(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1, 2, 3, 4], keep_last=2, keep_best=1)  # 2 is the best and stays
+    assert store.updates() == [2, 3, 4]
+    assert [store.at(update).previous for update in store.updates()] == [1, 2, 3]
+
+
+def test_a_score_that_is_not_a_number_is_no_score(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=1)
+    for update, score in enumerate([float("nan"), 5.0, 3.0, 2.0], start=1):
+        store.save(update, {"number": Number()}, score=score)
+    store.close()
+    assert store.updates() == [2, 4]
+    assert "NaN" not in (tmp_path / "000002" / "manifest.json").read_text()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path: Path) -> None:
+    store, reports = store_with(tmp_path, [1, 2])
+    for update in (1, 2):
+        (tmp_path / f"00000{update}" / "number.pt").unlink()
+    with pytest.raises(CheckpointError) as raised:
+        store.newest()
+    assert str(raised.value) == f"{tmp_path}: none of its checkpoints can be used; move it away to start over"
+    assert [report.endswith("trying the one before") for report in reports] == [True, False]
+
+
+def test_a_damaged_best_checkpoint_is_reported_too(tmp_path: Path) -> None:
+    store, reports = store_with(tmp_path, [1, 2])  # scores 1 and 2
+    (tmp_path / "000002" / "number.pt").unlink()
+    best = store.best()
+    assert best is not None
+    assert best.update == 1
+    assert reports[0].endswith("trying the next best")

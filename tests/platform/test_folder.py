@@ -1,0 +1,85 @@
+"""Run folders: their names, their lock, and what their status says."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from footplate.errors import FootplateError
+from footplate.folder import RunFolder, create_run, open_run
+
+
+def test_without_a_name_runs_are_numbered_after_their_recipe(tmp_path: Path) -> None:
+    assert [create_run(tmp_path, None, "copy").name for _ in range(3)] == ["copy", "copy-2", "copy-3"]
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    create_run(tmp_path, "mine", "copy")
+    with pytest.raises(FootplateError) as raised:
+        create_run(tmp_path, "mine", "copy")
+    assert str(raised.value) == (
+        f"{tmp_path / 'mine'}: a run of this name exists; "
+        f"choose another --name, or `footplate resume {tmp_path / 'mine'}`"
+    )
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FootplateError) as raised:
+        create_run(tmp_path, name, "copy")
+    assert str(raised.value) == f"--name: {name!r} is not a plain folder name; choose one without slashes"
+
+
+def test_a_runs_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FootplateError) as raised:
+        create_run(tmp_path / "file", None, "copy")
+    assert str(raised.value) == (
+        f"{tmp_path / 'file' / 'copy'}: cannot be made (Not a directory); choose another folder with --runs"
+    )
+
+
+def test_a_run_opens_by_name_and_by_path(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    folder.job.write_text("task: x\n")
+    assert open_run("mine", tmp_path).path == folder.path
+    assert open_run(folder.path, Path("elsewhere")).path == folder.path
+
+
+def test_an_unknown_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as raised:
+        open_run("mine", tmp_path)
+    assert str(raised.value) == (
+        f"mine: no such run under {tmp_path} (and no such folder with a job.yaml); `footplate runs` lists them"
+    )
+
+
+def test_a_status_that_says_running_while_nobody_holds_the_lock_is_a_killed_run(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    with folder.lock():
+        folder.write_status({"state": "running", "update": 3})
+        assert folder.read_status()["state"] == "running"
+    assert folder.read_status() == {"state": "killed", "update": 3}
+
+
+def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
+    with RunFolder(path).lock():
+        held.set()
+        release.wait(60)
+
+
+def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    spawn = multiprocessing.get_context("spawn")
+    held, release = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=_hold, args=(folder.path, held, release))
+    other.start()
+    try:
+        assert held.wait(60)
+        assert folder.is_locked()
+        with pytest.raises(FootplateError) as raised, folder.lock():
+            pass
+        assert str(raised.value) == f"{folder.path}: this run is being trained by another process; stop that one first"
+    finally:
+        release.set()
+        other.join()

@@ -1,0 +1,44 @@
+"""Environments that misbehave, named by tests as dotted names."""
+
+import os
+import sys
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+class Misbehaving(gymnasium.Env[Any, Any]):
+    """Does as it is told at its third step; where it would hang or die, only on action 1."""
+
+    def __init__(self, what: str = "nothing", scale: float = 1.0) -> None:
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = Discrete(2)
+        self.what, self.scale, self.steps = what, scale, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if self.what == "raise in reset":
+            raise ValueError("no start")
+        self.steps = 0
+        return self.np_random.random(2).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.what == "look for torch":
+            return np.zeros(2, np.float32), float("torch" in sys.modules), False, False, {}
+        observation, reward = self.np_random.random(2).astype(np.float32), 1.0
+        if self.steps == 3:
+            if self.what == "raise":
+                raise ZeroDivisionError("it broke")
+            if self.what == "hang" and action == 1:
+                time.sleep(600)
+            if self.what == "die" and action == 1:
+                os._exit(3)
+            if self.what == "nan reward":
+                reward = float("nan")
+            if self.what == "nan observation":
+                observation[1] = np.nan
+        return observation, reward * self.scale, False, False, {}

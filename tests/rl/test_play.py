@@ -1,0 +1,130 @@
+"""The command `play`, from a run folder to what it prints and films."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from typer.testing import CliRunner
+
+from footplate.checkpoint import CheckpointStore
+from footplate.cli import build_app
+from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate.folder import create_run
+from footplate.job import Job, job_from_yaml
+from footplate_rl.environments import make_environments
+from footplate_rl.networks import build_network
+from footplate_rl.playing import play_episodes
+
+CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
+
+
+def job_of(environment: dict[str, Any], network: str = "mlp") -> Job:
+    return job_from_yaml(
+        f"task: paac\nthreads: 1\nenvironment: {environment}\nnetwork: {{kind: {network}}}\n"
+        "reset_every_updates: 1\nevaluate: {every_updates: 1, episodes: 2, environments: 1}\n"
+    )
+
+
+def make_run(runs: Path, environment: dict[str, Any], network: str = "mlp") -> Job:
+    """A run folder with the checkpoint of an untrained policy, after 7 updates."""
+    job = job_of(environment, network)
+    folder = create_run(runs, "untrained", "recipe")
+    folder.job.write_text(job.to_yaml())
+    environments = make_environments(job.config.environment, 1)  # type: ignore[attr-defined]
+    Context(seed=3).seed_torch("initialise")
+    model = build_network(job.config.network, environments.observation_space, environments.action_space)  # type: ignore[attr-defined]
+    environments.close()
+    store = CheckpointStore(folder.checkpoints)
+    store.save(7, {"model": model})
+    store.close()
+    return job
+
+
+def play(runs: Path, *options: str) -> list[str]:
+    result = CliRunner().invoke(build_app(), ["play", "untrained", "--runs", str(runs), *options])
+    if result.exception is not None:
+        raise result.exception
+    assert result.exit_code == 0
+    return result.output.splitlines()
+
+
+def frames_of(video: Path) -> int:
+    with av.open(str(video)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_play_prints_each_episode_and_the_mean(tmp_path: Path) -> None:
+    make_run(tmp_path, CATCH)
+    *episodes, mean = play(tmp_path, "--episodes", "3")
+    returns = [int(line.split("return ")[1].split(",")[0]) for line in episodes]
+    assert episodes == [f"episode {number}: return {score}, 9 steps" for number, score in enumerate(returns, 1)]
+    assert mean == f"untrained, checkpoint of update 7: mean return {sum(returns) / 3:g}, 9 steps, over 3 episodes"
+
+
+def test_an_episode_can_be_played_again_and_another_seed_gives_others(tmp_path: Path) -> None:
+    make_run(tmp_path, CATCH)
+    first = play(tmp_path, "--episodes", "12")
+    assert play(tmp_path, "--episodes", "12") == first
+    assert play(tmp_path, "--episodes", "3")[:3] == first[:3]
+    assert play(tmp_path, "--episodes", "12", "--seed", "5") != first
+
+
+def test_a_run_can_be_played_on_another_device_than_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path, CATCH)
+    lines = play(tmp_path, "--episodes", "3")
+    job = tmp_path / "untrained" / "job.yaml"
+    text = job.read_text()
+    assert "device: auto" in text
+    job.write_text(text.replace("device: auto", "device: mps"))
+    assert play(tmp_path, "--episodes", "3", "--device", "cpu") == lines
+
+
+def test_a_video_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path, CATCH)
+    video = tmp_path / "new" / "catch.mp4"
+    with pytest.raises(FootplateError) as refused:
+        play(tmp_path, "--video", str(video))
+    assert str(refused.value) == f"--video: {video}: {video.parent} is no folder; make it first."
+    assert not video.parent.exists()
+
+
+def test_the_video_shows_every_step_from_the_first_picture_to_the_last(tmp_path: Path) -> None:
+    make_run(tmp_path, CATCH)
+    video = tmp_path / "catch.mp4"
+    assert play(tmp_path, "--episodes", "2", "--video", str(video))[-1] == f"video: {video}"
+    assert frames_of(video) == 2 * (9 + 1)
+
+
+def test_cartpole_is_filmed_without_a_screen(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
+    video = tmp_path / "cartpole.mp4"
+    lines = play(tmp_path, "--episodes", "1", "--video", str(video))
+    assert frames_of(video) == int(lines[0].split(", ")[1].split()[0]) + 1
+
+
+@pytest.mark.slow
+def test_atari_is_filmed_and_filming_changes_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "atari", "game": "breakout", "max_frames": 200}, network="nips")
+    video = tmp_path / "breakout.mp4"
+    filmed = play(tmp_path, "--episodes", "2", "--video", str(video))
+    assert filmed[:-1] == play(tmp_path, "--episodes", "2")
+    assert frames_of(video) == sum(int(line.split(", ")[1].split()[0]) + 1 for line in filmed[:2])
+
+
+def test_a_run_of_another_kind_plays_in_nothing() -> None:
+    task = Path(__file__).parents[1] / "platform" / "line_task.py"
+    with pytest.raises(FootplateError) as refused:
+        next(play_episodes(job_from_yaml(f"task: {task}"), Context(), 1))
+    assert str(refused.value) == f"play: a run of the task {task} plays in no environment; name a run of paac."
+
+
+def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "gymnasium", "id": "footplate/Chain-v0"})
+    with pytest.raises(FootplateError) as refused:
+        play(tmp_path, "--video", str(tmp_path / "chain.mp4"))
+    assert str(refused.value) == (
+        "environment: footplate/Chain-v0 can't be drawn, it has no render mode rgb_array; ask for no video."
+    )
+    assert len(play(tmp_path, "--episodes", "2")) == 3

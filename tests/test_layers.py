@@ -1,0 +1,81 @@
+"""The house rules that a tool can hold: import direction, what a run must not import, names and sizes."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    path
+    for shelf in ("platform", "nlp", "rl", "cluster", "benchmarks", "tests")
+    for path in (ROOT / shelf).rglob("*.py")
+]
+EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
+
+
+def python(program: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_imports_point_one_way() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_only_the_cluster_package_names_ray() -> None:
+    outside = [
+        path
+        for path in SOURCES
+        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in {"platform", "nlp", "rl"}
+    ]
+    naming = [path for path in outside if "import ray" in path.read_text() or "from ray" in path.read_text()]
+    assert len(outside) > 20
+    assert naming == []
+
+
+def test_platform_is_the_standard_library_s_when_python_starts_at_the_root() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert python("import platform; print(platform.python_version())") == platform.python_version()
+
+
+def test_no_folder_of_tests_is_a_package() -> None:
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["copy-transformer", "catch-paac"])
+def test_a_run_in_this_process_imports_neither_ray_nor_wandb(recipe: str, tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.argv = ["footplate", "train", "{recipe}", "--debug", "--runs", {str(tmp_path)!r}]
+from footplate.cli import build_app
+build_app()(standalone_mode=False)
+print(sorted(name for name in sys.modules if name.split(".")[0] in ("ray", "wandb", "tensorboard")))
+"""
+    assert python(program).splitlines()[-1] == "[]"
+
+
+def test_help_needs_neither_torch_nor_numpy() -> None:
+    program = """
+import sys
+from footplate.cli import build_app
+build_app()
+print(sorted(name for name in sys.modules if name in ("torch", "numpy", "pydantic", "rich.console", "ray")))
+"""
+    assert python(program) == "[]"
+
+
+def test_files_are_short_enough_to_be_read() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
+def test_files_are_named_after_what_they_hold() -> None:
+    assert [path for path in SOURCES if path.stem in EMPTY_NAMES] == []
