@@ -25,6 +25,7 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # a notebook or a test has connected already: its connection stays
         yield
         return
+    debugger = os.environ.get("PYTHONBREAKPOINT")
     try:
         ray.init(
             address=address or "local",
@@ -38,10 +39,19 @@ def connected(address: str | None) -> Iterator[None]:
         raise FootplateError(
             f"--address {address}: no Ray cluster answers there ({what}); start one with `ray start --head`"
         ) from error
+    finally:
+        _restore_debugger(debugger)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _restore_debugger(debugger: str | None) -> None:
+    """Ray sends `breakpoint()` to its own debugger; in this process, and in those that it starts, it is the user's."""
+    os.environ.pop("PYTHONBREAKPOINT", None)
+    if debugger is not None:
+        os.environ["PYTHONBREAKPOINT"] = debugger
 
 
 def _check_address(address: str | None) -> None:

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.ray
 COPY = ["threads=1", "updates=20", "model.dropout=0", "evaluate.every_updates=10"]
 CATCH = ["threads=1", "reset_every_updates=5", "evaluate.every_updates=10"]
 RECIPES = {"copy-transformer": COPY, "catch-paac": CATCH}
+DEBUGGER = os.environ.get("PYTHONBREAKPOINT")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,10 @@ def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(cluster: None
     launch(job, resumed)
     assert weights(resumed) == weights(through)
     assert rows(resumed) == rows(through)
+
+
+def test_breakpoint_in_this_process_stays_what_it_was(cluster: None) -> None:
+    assert os.environ.get("PYTHONBREAKPOINT") == DEBUGGER
 
 
 def test_what_the_cluster_does_not_have_is_refused_at_once(cluster: None, tmp_path: Path) -> None:
