@@ -92,5 +92,10 @@ class Ledger:
 
 
 def _detached(value: float | Tensor) -> float | Tensor:
+    """Ready to be added up; a tensor on the CPU is read at once, which costs less than one more operation on it."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.device.type == "cpu":
+        return value.item()
     # Totals over many updates are kept in float64: in float32 a sum over 10,000 updates loses four digits.
-    return value.detach().to(torch.float64) if isinstance(value, Tensor) and value.device.type != "mps" else value
+    return value.detach().to(torch.float64) if value.device.type != "mps" else value.detach()
