@@ -27,7 +27,7 @@ def launch(job: Job, folder: RunFolder) -> None:
     Ctrl-C and SIGTERM write the folder's `stop` file: every worker leaves after the same update, having saved.
     Raises TrainingError where a worker failed, FootplateError where the cluster cannot run the job.
     """
-    folder.stop.unlink(missing_ok=True)
+    folder.forget_stop()
     scratch = folder.path / "ray"
     with stop_on_signals() as stop_requested, connected(job.address), _removed_afterwards(scratch):
         fitting = _Fitting(job, folder, scratch)

@@ -14,6 +14,8 @@ from footplate.errors import FootplateError
 from footplate.execution import run
 from footplate.folder import RunFolder
 from footplate.job import job_from_yaml
+from footplate.tracking.log_file import LogFile
+from footplate.tracking.tracker import Guard
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -41,7 +43,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:
     """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
-    found = CheckpointStore(folder.checkpoints, print).newest() if rank == 0 else None
+    # Nobody sees what a worker prints; the driver's terminal follows the log.
+    log = Guard("log.txt", LogFile(folder.log), print)
+    found = CheckpointStore(folder.checkpoints, log.message).newest() if rank == 0 else None
     update = torch.tensor([-1 if found is None else found.update])
     if ranks > 1:
         torch.distributed.broadcast(update, src=0)

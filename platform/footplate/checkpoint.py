@@ -5,7 +5,8 @@
                        manifest.json        written last: size and SHA-256 of every file, versions, score
 
 A checkpoint is written beside its place, every file and folder is fsynced, and only then is it renamed: a reader sees
-all of it or nothing, whenever the writer is killed.
+all of it or nothing, whenever the writer is killed. What is in the files is the business of `footplate.part_files`;
+without it, nothing here needs torch.
 """
 
 import hashlib
@@ -14,23 +15,26 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from footplate import __version__
-from footplate.errors import CheckpointError
-from footplate.step import Stateful
+from footplate.errors import CheckpointError, TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from footplate.part_files import Snapshots
+    from footplate.step import Stateful
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+FAILURES_IN_A_ROW = 3
+"""A run ends when so many checkpoints in a row could not be written."""
 
 
 class Checkpoint:
@@ -76,34 +80,29 @@ class Checkpoint:
         score = self.manifest.get("score")
         return None if score is None else float(score)
 
-    def restore(self, parts: Mapping[str, Stateful]) -> None:
+    def restore(self, parts: Mapping[str, "Stateful"]) -> None:
         """Load every part from the file of its name."""
+        from torch import nn
+
         for name, part in parts.items():
             state = self.load_module_state(name) if isinstance(part, nn.Module) else self.load_state(name)
             try:
                 part.load_state_dict(state)
-            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
                 reason = " ".join(str(error).split())
                 raise CheckpointError(f"{self.folder}: {name}: does not fit this job ({reason[:300]})") from error
 
-    def load_module_state(self, name: str) -> dict[str, Tensor]:
+    def load_module_state(self, name: str) -> "dict[str, Tensor]":
         """The `state_dict` of a module, ties included."""
-        path = self._file(f"{name}.safetensors")
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-                ties = json.loads((file.metadata() or {}).get("ties", "{}"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from error
-        return state | {alias: state[kept] for alias, kept in ties.items()}
+        from footplate.part_files import load_module_state
+
+        return load_module_state(self._file(f"{name}.safetensors"))
 
     def load_state(self, name: str) -> dict[str, Any]:
         """The `state_dict` of a part that is not a module."""
-        path = self._file(f"{name}.pt")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-        except Exception as error:  # the unpickler raises whatever the bytes make it raise
-            raise CheckpointError(f"{path}: cannot be read as plain data; nothing in it was run") from error
+        from footplate.part_files import load_plain_state
+
+        return load_plain_state(self._file(f"{name}.pt"))
 
     def _file(self, name: str) -> Path:
         if name not in self.manifest["files"]:
@@ -113,8 +112,7 @@ class Checkpoint:
 
 def _verify(path: Path, size: int, digest: str) -> None:
     try:
-        with path.open("rb") as file:
-            intact = path.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest
+        intact = path.stat().st_size == size and _digest(path) == digest
     except OSError as error:
         raise CheckpointError(f"{path}: is missing or cannot be read; this checkpoint cannot be used") from error
     if not intact:
@@ -126,7 +124,8 @@ def _verify(path: Path, size: int, digest: str) -> None:
 class CheckpointStore:
     """The checkpoints of one run: the newest `keep_last` and the `keep_best` of the best score stay.
 
-    `report` is told, in a line, of everything that goes wrong without ending the run.
+    `report` is told, in a line, of everything that goes wrong without ending the run. `companions` are files, such as
+    the metrics, that reach the disk before a checkpoint does: it must never know more than they.
     """
 
     def __init__(
@@ -137,32 +136,64 @@ class CheckpointStore:
         keep_last: int = 2,
         keep_best: int = 1,
         higher_is_better: bool = True,
+        companions: Sequence[Path] = (),
     ) -> None:
         self.folder = folder
         self._report = report
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._sign = 1 if higher_is_better else -1
+        self._companions = companions
+        self._snapshots: Snapshots | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._failures_in_a_row = 0
+        self._last_failure = ""
 
-    def save(self, update: int, parts: Mapping[str, Stateful], *, score: float | None = None) -> None:
-        """Copy the state of the parts now, and write it in the background; waits for the write before this one."""
+    def save(self, update: int, parts: "Mapping[str, Stateful]", *, score: float | None = None) -> None:
+        """Copy the state of the parts now, and write it in the background; waits for the write before this one.
+
+        A write that fails is reported, and training may go on. Raises TrainingError when three in a row have failed.
+        """
+        from footplate.part_files import Snapshots
+
+        self.wait()
+        self._snapshots = self._snapshots or Snapshots()
+        self.save_files(update, self._snapshots.take(parts), score=score)
+
+    def save_files(
+        self, update: int, files: Mapping[str, Callable[[Path], object]], *, score: float | None = None
+    ) -> None:
+        """The same for files that are no parts: for each name, what writes it to a path, called in the background."""
         self.wait()
         score = score if score is not None and math.isfinite(score) else None
-        snapshot = {name: _snapshot(part) for name, part in parts.items()}
-        self._writing = self._writer.submit(self._write, update, snapshot, score)
+        self._writing = self._writer.submit(self._write, update, files, score)
+        if self._failures_in_a_row:
+            self.wait()  # where the disk makes trouble, nobody should train for an hour before hearing how it went
 
     def wait(self) -> None:
-        """Return when all that was saved is on disk. A write that failed was reported; training need not end for it."""
+        """Return when what was saved is on disk, or reported as failed. Raises TrainingError after three failures."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
+            if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+                raise self._unsaved(f"nor could the {FAILURES_IN_A_ROW - 1} before it")
 
     def close(self) -> None:
-        """Finish writing and end the writer's thread."""
-        self.wait()
-        self._writer.shutdown()
+        """Finish writing and end the writer's thread. Raises TrainingError where the last write failed."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+        if self._failures_in_a_row:
+            raise self._unsaved("and the run has ended")
+
+    def _unsaved(self, circumstance: str) -> TrainingError:
+        updates = self.updates()
+        start = f"goes on from update {updates[-1]}" if updates else "starts over"
+        return TrainingError(
+            f"{self._last_failure}, {circumstance}; mend that, then `footplate resume {self.folder.parent}` {start}"
+        )
 
     def sweep(self) -> None:
         """Remove what a killed writer left behind."""
@@ -222,84 +253,57 @@ class CheckpointStore:
         except OSError as error:
             self._report(f"{folder}: cannot be deleted ({error.strerror}); delete it by hand")
 
-    def _write(self, update: int, snapshot: Mapping[str, "_Snapshot"], score: float | None) -> None:
+    def _write(self, update: int, files: Mapping[str, Callable[[Path], object]], score: float | None) -> None:
         place = self.folder / f"{update:06d}"
         beside = self.folder / f".writing-{place.name}"
         try:
             shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            files = dict(_write_part(beside, name, state) for name, state in snapshot.items())
-            previous = max((earlier for earlier in self.updates() if earlier < update), default=None)
-            manifest = {
-                "format": FORMAT,
-                "update": update,
-                "previous": previous,
-                "score": score,
-                "files": files,
-                "versions": _versions(),
-            }
-            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            _fsync(beside / MANIFEST)
-            _fsync(beside)
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True)
+                _fsync(self.folder.parent)
+            beside.mkdir()
+            self._fill(beside, update, files, score)
+            for companion in self._companions:
+                _fsync(companion)
             if place.exists():  # a damaged one that was passed over
                 self._delete(place)
             beside.rename(place)
             _fsync(self.folder)
-            self._prune()
-        except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap the system's errors
+        except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            self._report(f"{place}: could not be written ({reason}); training goes on, the checkpoint before stays")
-
-
-class _Snapshot:
-    """A part's state, copied to the CPU so that training may go on while it is written."""
-
-    def __init__(self, state: Mapping[str, Any], ties: dict[str, str] | None) -> None:
-        self.state = state
-        self.ties = ties
-
-
-def _snapshot(part: Stateful) -> _Snapshot:
-    if not isinstance(part, nn.Module):
-        return _Snapshot(_copied(part.state_dict()), None)
-    kept: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    first_name: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
-    for name, tensor in part.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() and place in first_name:
-            ties[name] = first_name[place]
+            self._failures_in_a_row += 1
+            self._last_failure = f"{place}: could not be written ({error.strerror or error})"
+            if self._failures_in_a_row < FAILURES_IN_A_ROW:
+                self._report(f"{self._last_failure}; training goes on, the checkpoint before stays")
         else:
-            first_name[place] = name
-            kept[name] = _copied(tensor)
-    return _Snapshot(kept, ties)
+            self._failures_in_a_row = 0
+            self._prune()
+
+    def _fill(
+        self, beside: Path, update: int, files: Mapping[str, Callable[[Path], object]], score: float | None
+    ) -> None:
+        entries = {}
+        for name, write in files.items():
+            write(beside / name)
+            _fsync(beside / name)
+            entries[name] = {"bytes": (beside / name).stat().st_size, "sha256": _digest(beside / name)}
+        previous = max((earlier for earlier in self.updates() if earlier < update), default=None)
+        manifest = {
+            "format": FORMAT,
+            "update": update,
+            "previous": previous,
+            "score": score,
+            "files": entries,
+            "versions": _versions(),
+        }
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        _fsync(beside / MANIFEST)
+        _fsync(beside)
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, Mapping):
-        return {key: _copied(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_copied(entry) for entry in value]
-    if isinstance(value, tuple):
-        return tuple(_copied(entry) for entry in value)
-    return value
-
-
-def _write_part(folder: Path, name: str, snapshot: _Snapshot) -> tuple[str, dict[str, Any]]:
-    path = folder / (f"{name}.pt" if snapshot.ties is None else f"{name}.safetensors")
-    if snapshot.ties is None:
-        with path.open("wb") as file:
-            torch.save(snapshot.state, file)
-    else:
-        # One metadata entry: several would be written in a random order, and equal weights should be equal bytes.
-        save_file(dict(snapshot.state), path, metadata={"ties": json.dumps(snapshot.ties, sort_keys=True)})
-    _fsync(path)
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.name, {"bytes": path.stat().st_size, "sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _score(folder: Path) -> float | None:
@@ -311,7 +315,7 @@ def _score(folder: Path) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    return {"footplate": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"footplate": __version__, "torch": version("torch"), "python": platform.python_version()}
 
 
 def _fsync(path: Path) -> None:

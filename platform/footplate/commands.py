@@ -50,8 +50,8 @@ def train(
     require_trackers(job)
     launch = find_launcher(job)
     folder = create_run(runs, name, Path(recipe).stem)
-    folder.job.write_text(job.to_yaml())
     try:
+        folder.write_job(job.to_yaml())
         launch(job, folder)
     except FootplateError as error:
         mistake = not isinstance(error, TrainingError)

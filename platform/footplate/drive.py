@@ -29,6 +29,10 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
         else Record(job, RunFolder(context.folder), books.ledger)
     )
     with closing(steps), recording as record:
+        if (reason := books.stopping.reason()) is not None:  # killed after its last checkpoint, before it could say so
+            if record is not None:
+                record.stopping(reason)
+            return
         for step in steps:
             if step.activity is not None:
                 if record is not None:
@@ -50,7 +54,7 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 if step.state is not None and (job.save.due(step.update, evaluated=evaluated) or last or reason):
                     record.save(step, {"drive": books}, score)
                 if reason:
-                    record.stopping(reason)
+                    record.stopping(reason, saved=step.state is not None)
             yield step
             if reason:
                 break

@@ -6,6 +6,7 @@ runs/<name>/job.yaml  metrics.jsonl  log.txt  status.json  checkpoints/<update>/
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,28 @@ class RunFolder:
         """A file whose presence asks the run to save and end; its text is the reason."""
         return self.path / "stop"
 
+    def write_job(self, text: str) -> None:
+        """Write job.yaml, for good: what follows can be resumed. Raises FootplateError where that fails."""
+        with self._explained(self.job):
+            with self.job.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            for folder in (self.path, self.path.parent):
+                descriptor = os.open(folder, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def sweep(self) -> None:
+        """Remove what a killed process was about to put in its place; for the holder of the lock only."""
+        for leftover in self.path.glob(".*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def forget_stop(self) -> None:
+        """Remove the request to stop of an earlier day. Raises FootplateError where the folder cannot be written."""
+        with self._explained(self.path):
+            self.stop.unlink(missing_ok=True)
+
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace status.json at once: a reader sees the old or the new, never a part."""
         beside = self.path / f".status-{os.getpid()}"
@@ -81,10 +104,21 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder: a second process that would write into it is refused."""
-        with (self.path / "lock").open("a+") as file:
+        with self._explained(self.path):
+            file = (self.path / "lock").open("a+")
+        with file:
             if not _try_lock(file):
                 raise FootplateError(f"{self.path}: this run is being trained by another process; stop that one first")
             yield
+
+    @contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FootplateError(
+                f"{path}: cannot be written ({error.strerror}); make room, or make it writable"
+            ) from error
 
     def is_locked(self) -> bool:
         """Whether a process on this machine holds the lock."""

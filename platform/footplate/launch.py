@@ -51,12 +51,9 @@ def _refuse_what_only_a_cluster_has(job: Job) -> None:
 def _launch_here(job: Job, folder: RunFolder) -> None:
     from footplate.execution import local_context, run
 
-    folder.stop.unlink(missing_ok=True)
-    warnings: list[str] = []
-    checkpoint = CheckpointStore(folder.checkpoints, warnings.append).newest()
+    folder.forget_stop()
+    checkpoint = CheckpointStore(folder.checkpoints, print).newest()
     with stop_on_signals() as stop_requested:
         context = local_context(job, folder.path, checkpoint, stop_requested)
-        for line in warnings:
-            print(line)
         for _ in run(job, context):
             pass

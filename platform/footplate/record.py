@@ -4,11 +4,12 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
 from footplate.checkpoint import CheckpointStore
+from footplate.errors import TrainingError
 from footplate.folder import RunFolder
 from footplate.job import Job
 from footplate.ledger import Ledger
@@ -29,17 +30,20 @@ class Record:
         self._job = job
         self._folder = folder
         self._ledger = ledger
-        self._exit = ExitStack()
         self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
         self._status_written = 0.0
+        self._said_that_the_status_fails = False
         self._outcome = "finished"
         self._said_that_the_best_is_missing = False
 
     def __enter__(self) -> "Record":
-        self._exit.enter_context(self._folder.lock())
-        self._tracker: Tracker = open_trackers(
-            self._job, self._folder, total_updates=self._job.updates, resumed_from=self._ledger.update
-        )
+        with ExitStack() as opening:
+            opening.enter_context(self._folder.lock())
+            self._folder.sweep()
+            self._tracker: Tracker = open_trackers(
+                self._job, self._folder, total_updates=self._job.updates, resumed_from=self._ledger.update
+            )
+            self._exit = opening.pop_all()
         self._handler = _MessageHandler(self._tracker)
         logger = logging.getLogger("footplate")
         logger.addHandler(self._handler)
@@ -52,6 +56,7 @@ class Record:
             keep_last=save.keep_last,
             keep_best=save.keep_best,
             higher_is_better=higher,
+            companions=(self._folder.metrics,),
         )
         self._store.sweep()
         self._write_status()
@@ -63,18 +68,35 @@ class Record:
         if isinstance(error, GeneratorExit | KeyboardInterrupt):
             self._outcome = "stopped"
         elif error is not None:
-            self._outcome = "failed"
-            self._status["error"] = f"{type(error).__name__}: {error}"
-            with self._folder.log.open("a") as log:  # the screen shows it anyway
-                traceback.print_exception(error, file=log)
+            self._fail(error)
+        unsaved = self._finish_saving()
+        if unsaved is not None and error is None:
+            self._fail(unsaved)
         try:
-            self._store.close()
-        finally:
             self._write_status(state=self._outcome, activity=None)
             self._tracker.close(self._outcome)
+        finally:
             logging.getLogger("footplate").removeHandler(self._handler)
-            self._folder.stop.unlink(missing_ok=True)
+            with suppress(OSError):  # whoever starts the run next removes it, or hears why not
+                self._folder.stop.unlink(missing_ok=True)
             self._exit.close()
+        if unsaved is not None and error is None:
+            raise unsaved
+
+    def _fail(self, error: BaseException) -> None:
+        self._outcome = "failed"
+        self._status["error"] = f"{type(error).__name__}: {error}"
+        # The screen shows it anyway.
+        with suppress(OSError), self._folder.log.open("a") as log:
+            traceback.print_exception(error, file=log)
+
+    def _finish_saving(self) -> TrainingError | None:
+        """Wait for the last checkpoint; the error of a run that ends without it. It was reported where it failed."""
+        try:
+            self._store.close()
+        except TrainingError as unsaved:
+            return unsaved
+        return None
 
     def activity(self, step: Step) -> None:
         """Show what goes on between two updates."""
@@ -112,12 +134,18 @@ class Record:
         except OSError:
             return None
 
-    def stopping(self, reason: str) -> None:
-        """Note why the run ends before its last update."""
+    def stopping(self, reason: str, *, saved: bool = True) -> None:
+        """Note why the run ends before its last update, and where it will go on if it could not be saved here."""
         self._status["reason"] = reason
         ended_itself = reason.startswith(("target", "patience"))
         self._outcome = "finished" if ended_itself else "stopped"
-        self._tracker.message(f"stopping after update {self._ledger.update}: {reason}")
+        text = f"stopping after update {self._ledger.update}: {reason}"
+        if not saved:
+            self._store.wait()
+            updates = self._store.updates()
+            start = f"goes back to update {updates[-1]}" if updates else "starts over"
+            text += f"; this task cannot be saved here, `footplate resume {self._folder.argument}` {start}"
+        self._tracker.message(text)
 
     def _write_status_sometimes(self, activity: Activity | None) -> None:
         if time.monotonic() - self._status_written >= SECONDS_BETWEEN_STATUS:
@@ -128,8 +156,16 @@ class Record:
 
     def _write_status(self, **changes: Any) -> None:
         self._status |= {"update": self._ledger.update, "seconds": self._ledger.seconds, **changes}
-        self._folder.write_status(self._status)
         self._status_written = time.monotonic()
+        try:
+            self._folder.write_status(self._status)
+        except OSError as error:
+            if not self._said_that_the_status_fails:
+                self._said_that_the_status_fails = True
+                self._tracker.message(
+                    f"{self._folder.status}: cannot be written ({error.strerror}); training goes on, "
+                    "`footplate runs` shows an older state"
+                )
 
 
 class _MessageHandler(logging.Handler):

@@ -14,10 +14,11 @@ _STAMP_PATTERN = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?")
 
 
 class LogFile:
-    """A tracker that appends messages and tables to log.txt, each line with its time."""
+    """A tracker that appends messages and tables to log.txt, each line with its time; opened anew for each message."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def row(self, row: Mapping[str, float]) -> None:
@@ -33,18 +34,18 @@ class LogFile:
         stamp = time.strftime(STAMP)
         lines = "".join(f"{stamp} {line}".rstrip() + "\n" for line in text.splitlines() or [""])
         with self._lock:
-            if not self._file.closed:  # a tracker that was not waited for may still speak
-                self._file.write(lines)
-                self._file.flush()
+            if not self._is_closed:  # a tracker that was not waited for may still speak
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(lines)
 
     def activity(self, activity: Activity) -> None:
         """Nothing: status.json holds it."""
 
     def close(self, outcome: str) -> None:
-        """Close the file."""
+        """Write the last line."""
         self.message(outcome)
         with self._lock:
-            self._file.close()
+            self._is_closed = True
 
 
 class SampleFiles:

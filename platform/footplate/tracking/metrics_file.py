@@ -28,20 +28,26 @@ class MetricsFile:
         if kept == written:
             return
         beside = self._path.with_name(f".{self._path.name}-{os.getpid()}")
-        with beside.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        self._file.close()
-        beside.replace(self._path)
+        try:
+            with beside.open("wb") as file:
+                file.write(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            self._file.close()
+            beside.replace(self._path)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._open()
 
     def row(self, row: Mapping[str, float]) -> None:
         """Append the row. Raises TrainingError where that fails: a run without its record is not worth continuing."""
-        line = json.dumps({name: _as_json(value) for name, value in row.items()}, allow_nan=False) + "\n"
+        text = json.dumps({name: _as_json(value) for name, value in row.items()}, allow_nan=False) + "\n"
+        line = text.encode()
         try:
-            # One unbuffered write a line: what the kernel has, a killed process cannot lose.
-            self._file.write(line.encode())
+            # One unbuffered write a line: what the kernel has, a killed process cannot lose. A disk that is about to be
+            # full takes a part of it and complains only of the rest.
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise self._unwritable(error) from error
 
