@@ -8,7 +8,8 @@ On the CPU torch's fused kernels take a third of the time of its loops (Adam on 
 8.2 ms), hence `fused=True` where there is one.
 """
 
-from typing import Annotated, Any, Literal, Self
+import inspect
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -139,6 +140,8 @@ class RAdam(_Descent):
 
 Optimizer = Annotated[Sgd | Adadelta | RmsProp | Adam | AdamW | RAdam, Field(discriminator="kind")]
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -172,11 +175,13 @@ def build_optimizer(config: Optimizer, module: nn.Module) -> torch.optim.Optimiz
     rate = config.learning_rate
     match config:
         case Sgd():
-            return torch.optim.SGD(groups, rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+            return _plain(torch.optim.SGD)(
+                groups, rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+            )
         case Adadelta():
-            return torch.optim.Adadelta(groups, rate, rho=config.rho, eps=config.epsilon)
+            return _plain(torch.optim.Adadelta)(groups, rate, rho=config.rho, eps=config.epsilon)
         case RmsProp():
-            return RootMeanSquare(
+            return _plain(RootMeanSquare)(
                 groups,
                 rate,
                 decay=config.decay,
@@ -186,8 +191,20 @@ def build_optimizer(config: Optimizer, module: nn.Module) -> torch.optim.Optimiz
                 momentum=config.momentum,
             )
         case Adam():
-            return torch.optim.Adam(groups, rate, betas=config.betas, eps=config.epsilon, fused=fused)
+            return _plain(torch.optim.Adam)(groups, rate, betas=config.betas, eps=config.epsilon, fused=fused)
         case AdamW():
-            return torch.optim.AdamW(groups, rate, betas=config.betas, eps=config.epsilon, fused=fused)
+            return _plain(torch.optim.AdamW)(groups, rate, betas=config.betas, eps=config.epsilon, fused=fused)
         case RAdam():
-            return torch.optim.RAdam(groups, rate, betas=config.betas, eps=config.epsilon, decoupled_weight_decay=True)
+            return _plain(torch.optim.RAdam)(
+                groups, rate, betas=config.betas, eps=config.epsilon, decoupled_weight_decay=True
+            )
+
+
+def _plain(kind: type[Kind]) -> type[Kind]:
+    """The optimizer without the decorators by which it would import all of torch's compiler: a second at every start.
+
+    They keep a compiled program from tracing into the optimizer; here it is never part of one.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
