@@ -12,6 +12,7 @@ SOURCES = [
     path
     for shelf in ("platform", "nlp", "rl", "cluster", "benchmarks", "tests")
     for path in (ROOT / shelf).rglob("*.py")
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
 

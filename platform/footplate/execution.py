@@ -1,6 +1,7 @@
 """`run`: the only way to execute anything. Launchers differ in where they call it, never in what they call."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,13 @@ import torch
 from footplate.checkpoint import Checkpoint
 from footplate.context import Context
 from footplate.drive import drive
-from footplate.errors import FootplateError
+from footplate.errors import FootplateError, TrainingError
 from footplate.job import Job
 from footplate.step import Step
 from footplate.tasks import load_task
+
+_LACK_OF_MEMORY = re.compile("allocate memory|out of memory|not enough memory|size calculation overflowed")
+"""What torch says: for a GPU's memory it has an exception of its own, for the host's only these words."""
 
 
 def run(job: Job, context: Context | None = None) -> Iterator[Step]:
@@ -62,21 +66,32 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def process_settings(job: Job) -> Iterator[None]:
-    """torch's process-wide switches as the job wants them, put back afterwards (a notebook lives on)."""
+    """torch's process-wide switches as the job wants them, put back afterwards (a notebook lives on).
+
+    Raises TrainingError where what runs in between needs more memory than there is.
+    """
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    determinism = torch.get_deterministic_debug_mode()
     anomaly = torch.is_anomaly_enabled()
     matmul_precision = torch.get_float32_matmul_precision()
     if job.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.set_num_threads(job.threads or threads)
-    torch.use_deterministic_algorithms(job.deterministic)
+    # Not torch.use_deterministic_algorithms: it imports torch's compiler, a second at every start.
+    torch.set_deterministic_debug_mode("error" if job.deterministic else "default")
     torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
     torch.autograd.set_detect_anomaly(job.debug)
     try:
         yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or _LACK_OF_MEMORY.search(str(error)):
+            raise TrainingError(
+                "memory: the job needs more than there is; make the model, its batches or the beam smaller, "
+                "or set update.accumulate"
+            ) from error
+        raise
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(determinism)
         torch.set_float32_matmul_precision(matmul_precision)
         torch.autograd.set_detect_anomaly(anomaly)
