@@ -62,7 +62,7 @@ def translate(
     given = [f"{key}={value}" for key, value in settings.items() if value is not None]
     job, config = _load(folder.job, [*given, *(overrides or [])])
     with process_settings(job):
-        which = checkpoint or ("best" if config.average == 1 else "last")
+        which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
         translator = open_translator(config, context)
         number = 0

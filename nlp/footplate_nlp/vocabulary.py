@@ -10,7 +10,7 @@ plain ones), drops control characters and folds runs of white space, so that dec
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -156,9 +156,17 @@ def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
         # use_all_vocab: the size is whatever the text has, but a size must be given all the same.
         kind = {"vocab_size": 4, "use_all_vocab": True, "character_coverage": 1.0}
     model = io.BytesIO()
+    unreadable: list[FootplateError] = []
+
+    def readable() -> Iterator[str]:
+        try:
+            yield from lines
+        except FootplateError as error:  # sentencepiece would wrap it into words of its own
+            unreadable.append(error)
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=readable(),
             model_writer=model,
             model_type=config.kind,
             normalization_rule_name=config.normaliser,
@@ -172,7 +180,10 @@ def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
             **kind,
         )
     except RuntimeError as error:
-        raise _explained(error) from error
+        if not unreadable:
+            raise _explained(error) from error
+    if unreadable:
+        raise unreadable[0]
     return model.getvalue()
 
 

@@ -6,17 +6,24 @@ Every command imports what it needs when it is called, so that `footplate --help
 import sys
 import traceback
 from importlib.metadata import entry_points
+from typing import Any, cast
 
 import typer
 
 from footplate import commands
 from footplate.errors import FootplateError
 
+_UsageError = cast(type[Exception], typer.BadParameter.__base__)
+"""What typer raises for a command line that it cannot parse; it exports only this subclass."""
+
 
 def main() -> None:
     """Run the command line. A mistake that the user can mend prints its line and exits with 2, without a traceback."""
     try:
-        build_app()()
+        code = build_app()(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     except FootplateError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -24,15 +31,21 @@ def main() -> None:
             traceback.print_exception(error.__cause__)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("abandoned", file=sys.stderr)
         sys.exit(130)
+    sys.exit(code)
+
+
+def _one_line(error: Any) -> str:
+    """typer's complaint, which is a sentence or several, and where to read on."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "footplate"
+    return f"command line: {said[:1].lower()}{said[1:]}; `{command} --help` says what there is"
 
 
 def build_app() -> typer.Typer:
     """The application with every installed command."""
     app = typer.Typer(
         help="Train sequence-to-sequence models and reinforcement-learning agents: one recipe, here or on a cluster.",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -91,8 +91,10 @@ def _lines(document: Document, problems: list[Problem]) -> list[str]:
     """The problems as lines, in the order of the file, then those of the command line."""
     placed = []
     for problem in problems:
-        origin = document.where(problem.path)
-        if _is_due_to_an_override(document, problem.path):
+        # What doesn't fit together as a whole is placed where the first key that the text names was written.
+        path = problem.path or tuple(problem.text.partition(":")[0].split("."))
+        origin = document.where(path)
+        if _is_due_to_an_override(document, path):
             origin = Origin(COMMAND_LINE)
         key = [key_name(problem.path)] if problem.path else []
         order = (origin.source != document.source, origin.line or 0)

@@ -142,10 +142,12 @@ def create_run(runs: Path, name: str | None, recipe: str) -> RunFolder:
 
     Raises FootplateError where the name is taken or the folder cannot be made.
     """
-    candidates = [name] if name else [recipe, *(f"{recipe}-{number}" for number in range(2, 10_000))]
+    candidates = [name] if name is not None else [recipe, *(f"{recipe}-{number}" for number in range(2, 10_000))]
     for candidate in candidates:
-        if Path(candidate).name != candidate or candidate in {".", ".."}:
-            raise FootplateError(f"--name: {candidate!r} is not a plain folder name; choose one without slashes")
+        if Path(candidate).name != candidate or candidate in {"", ".."} or not candidate.isprintable():
+            raise FootplateError(
+                f"--name: {candidate!r} is not a plain folder name; choose one without slashes or control characters"
+            )
         try:
             (runs / candidate).mkdir(parents=True)
         except FileExistsError:

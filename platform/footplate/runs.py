@@ -41,7 +41,7 @@ def closing_lines(folder: RunFolder) -> list[str]:
     reached = "" if best is None else f", best {best['metric']} {best['value']:.4g}"
     run = folder.argument
     lines = [
-        f"{folder.name}: {status['state']} after {status['update']} updates{reached}",
+        f"{folder.name}: {status['state']} after {status['update']} update{'s' * (status['update'] != 1)}{reached}",
         f"  run folder  {relative(folder.path)}",
     ]
     if status["state"] != "finished":

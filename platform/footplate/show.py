@@ -28,6 +28,8 @@ def show(folder: RunFolder, output: Path | None = None) -> Path:
     from footplate.curves import draw_curves
 
     output = folder.path / "curves.png" if output is None else output
+    if output.suffix.lower() != ".png":
+        raise FootplateError(f"--output: {output} is no .png, and curves are drawn as one; write {output.stem}.png")
     rows = read_rows(folder.metrics) if folder.metrics.exists() else []
     if not rows:
         raise FootplateError(

@@ -94,6 +94,13 @@ def test_a_folder_is_absolute_once_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert ParallelCorpus(folder="data", source="de", target="en").folder == str(tmp_path / "data")
 
 
+def test_a_folder_may_start_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ParallelCorpus(folder="~/data", source="de", target="en").folder == str(tmp_path / "data")
+    nobody = ParallelCorpus(folder="~nobody-of-this-name/data", source="de", target="en")
+    assert nobody.folder == str(Path.cwd() / "~nobody-of-this-name" / "data")
+
+
 def test_the_fingerprint_follows_the_training_text_and_not_its_place(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -131,6 +138,14 @@ def test_more_sequences_than_there_are_is_refused() -> None:
         CopyCorpus(symbols=2, longest=3)
     with pytest.raises(ValidationError, match="shortest 4 is above longest 3; swap them"):
         CopyCorpus(shortest=4, longest=3)
+    with pytest.raises(ValidationError, match="12 different sequences cannot be drawn from 10"):
+        CopyCorpus(symbols=1, longest=10, train_pairs=10, valid_pairs=1, test_pairs=1)
+
+
+def test_sequences_too_long_to_be_counted_are_enough() -> None:
+    most = 2**63 - 1
+    assert CopyCorpus(shortest=most, longest=most).longest == most
+    assert CopyCorpus(symbols=1, longest=most).longest == most
 
 
 def test_scan_validates_on_training_pairs_that_it_holds_out() -> None:

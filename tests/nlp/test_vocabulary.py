@@ -127,3 +127,13 @@ def test_a_text_without_sentences_is_refused() -> None:
         "vocabulary: sentencepiece cannot learn from the training text "
         "(INTERNAL: src/trainer_interface.cc(467) [!sentences_.empty()])"
     )
+
+
+def test_what_is_wrong_with_the_text_is_told_in_its_own_words() -> None:
+    def pairs() -> Iterable[tuple[str, str]]:
+        yield from PAIRS
+        raise FootplateError("train.de:16: the line is empty; fill it in, or remove it from both files")
+
+    with pytest.raises(FootplateError) as error:
+        learned(Symbols(), pairs())
+    assert str(error.value) == "train.de:16: the line is empty; fill it in, or remove it from both files"

@@ -326,8 +326,9 @@ def test_a_section_that_an_override_spoils_is_blamed_on_the_override() -> None:
     ]
 
 
-def test_a_task_that_refuses_the_whole_is_quoted() -> None:
-    assert problems("task: toy.py\nupdates: 13\n") == ["r.yaml: updates: 13 brings bad luck; use 14"]
+def test_a_task_that_refuses_the_whole_is_quoted_where_the_key_that_it_names_was_written() -> None:
+    assert problems("task: toy.py\nupdates: 13\n") == ["r.yaml:2: updates: 13 brings bad luck; use 14"]
+    assert problems(MINIMAL, "updates=13") == ["command line: updates: 13 brings bad luck; use 14"]
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:

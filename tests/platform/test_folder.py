@@ -23,11 +23,13 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "."])
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "a\nb"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(FootplateError) as raised:
         create_run(tmp_path, name, "copy")
-    assert str(raised.value) == f"--name: {name!r} is not a plain folder name; choose one without slashes"
+    assert str(raised.value) == (
+        f"--name: {name!r} is not a plain folder name; choose one without slashes or control characters"
+    )
 
 
 def test_a_runs_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -117,5 +117,5 @@ def test_watching_no_metric_is_refused(recipe: Path) -> None:
         Job(task="small", config=Plain(), stop=Stop(target=1.0))
     with pytest.raises(ConfigError) as caught:
         load_job(recipe, ["best=", "stop.patience_evaluations=3"])
-    assert caught.value.problems == [f"{recipe}: {text}"]
+    assert caught.value.problems == [f"command line: {text}"]
     assert Job(task="small", config=Plain(), stop=Stop(target=1.0), best=Best(metric="eval/bleu")).updates == 3

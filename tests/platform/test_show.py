@@ -162,3 +162,11 @@ def test_a_picture_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> Non
     assert str(caught.value) == (
         f"{tmp_path}/nowhere/x.png: cannot be written (No such file or directory); choose another path with --output"
     )
+
+
+@pytest.mark.parametrize("name", ["curves.xyz", "folder"])
+def test_curves_are_drawn_as_png_only(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FootplateError) as raised:
+        show(RunFolder(tmp_path), Path(name))
+    stem = Path(name).stem
+    assert str(raised.value) == f"--output: {name} is no .png, and curves are drawn as one; write {stem}.png"

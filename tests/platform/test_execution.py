@@ -1,0 +1,28 @@
+"""What surrounds a task while it runs."""
+
+import pytest
+import torch
+
+from footplate.errors import TrainingError
+from footplate.execution import process_settings
+from footplate.job import Job, load_job
+
+
+@pytest.fixture
+def job() -> Job:
+    return load_job("copy-transformer")
+
+
+@pytest.mark.parametrize("size", [(2**46,), (2**60, 2**10)])
+def test_a_lack_of_memory_is_one_line(job: Job, size: tuple[int, ...]) -> None:
+    with pytest.raises(TrainingError) as raised, process_settings(job):
+        torch.empty(size)
+    assert str(raised.value) == (
+        "memory: the job needs more than there is; make the model, its batches or the beam smaller, "
+        "or set update.accumulate"
+    )
+
+
+def test_other_errors_keep_their_trace(job: Job) -> None:
+    with pytest.raises(RuntimeError, match="must match the size"), process_settings(job):
+        torch.zeros(2) + torch.zeros(3)
