@@ -102,8 +102,8 @@ def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) 
     batch = to_batch(pairs, rows, context.device)
     real_BT = batch.target_BT != PAD
     with context.autocast():
-        logits_NV = model.forced(model.encode(batch.source_BS), batch.input_BT, real_BT)
-    _, nll = smoothed_cross_entropy(logits_NV, batch.target_BT[real_BT], 0.0)
+        hidden_BTD = model.hidden(model.encode(batch.source_BS), batch.input_BT)
+        _, nll = smoothed_cross_entropy(hidden_BTD[real_BT], model.output_matrix, batch.target_BT[real_BT], 0.0)
     return float(nll), int(real_BT.sum())
 
 

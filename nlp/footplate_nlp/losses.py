@@ -1,12 +1,15 @@
 """The training loss of a translator: label-smoothed cross-entropy over real target tokens.
 
-Axes: B sentences, S source positions, T target positions, N real (not padded) target positions, V target vocabulary.
+Axes: B sentences, S source positions, T target positions, N real (not padded) target positions, R some of these N,
+D width, V target vocabulary.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from footplate.step import Mean
 from footplate.update import LossTerms
@@ -14,7 +17,10 @@ from footplate_nlp.batches import Batch
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 
-ROWS_IN_CACHE = 64
+LOGITS_AT_ONCE = {"cpu": 1 << 21}
+"""How many logits exist at a time. On a CPU 8 MB, which stay in its cache and in memory that the process has already:
+for all logits of a batch the kernel would have to hand out, and clear, the pages anew in each update."""
+LOGITS_AT_ONCE_ELSEWHERE = 1 << 26
 
 
 class TranslationLoss(nn.Module):
@@ -33,46 +39,68 @@ class TranslationLoss(nn.Module):
     def forward(self, batch: Batch) -> LossTerms:
         """Sum, count of target tokens, and `train/nll`: nats a token without smoothing."""
         real_BT = batch.target_BT != PAD
-        logits_NV = self.model.forced(self.model.encode(batch.source_BS), batch.input_BT, real_BT)
-        total, nll = smoothed_cross_entropy(logits_NV, batch.target_BT[real_BT], self.label_smoothing)
+        hidden_BTD = self.model.hidden(self.model.encode(batch.source_BS), batch.input_BT)
+        total, nll = smoothed_cross_entropy(
+            hidden_BTD[real_BT], self.model.output_matrix, batch.target_BT[real_BT], self.label_smoothing
+        )
         count = real_BT.sum()
         return LossTerms(total, count, {"train/nll": Mean(nll, count)})
 
 
-def smoothed_cross_entropy(logits_NV: Tensor, gold_N: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """(total, nll), both summed over N, in fp32 or better; only the total carries a gradient.
+def smoothed_cross_entropy(
+    hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """(total, nll) of logits_NV = hidden output^T, summed over N in fp32 or better; only the total has a gradient.
 
     With z the log of the sum of exp(logits), -log p(v) = z - logit(v): the smoothed sum needs z, the gold logit and the
-    mean logit. The backward pass is written out: autograd's would hold four arrays of N x V where this holds one.
+    mean logit. The logits are the largest array of a small model, by far, so they are never there all at once: some
+    rows of them at a time are made, scored, and turned into their gradient at once, d total / d logit(v) = p(v) -
+    (1 - eps) [v is gold] - eps / V, which becomes the gradient of the hidden states and of the matrix.
     """
     total, nll = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        logits_NV, gold_N, label_smoothing
+        hidden_ND, output_VD, gold_N, label_smoothing, torch.is_grad_enabled()
     )
     return total, nll
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, gold_N: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-        # On a CPU, some rows at a time, which stay in its cache: twice as fast.
-        rows = ROWS_IN_CACHE if logits_NV.device.type == "cpu" else max(1, len(logits_NV))
-        z_N = torch.cat([part_NV.logsumexp(-1) for part_NV in torch.split(logits_NV, rows)])
-        nll = (z_N - logits_NV.gather(-1, gold_N[:, None])[:, 0]).sum()
-        total = nll
-        if label_smoothing:
-            total = (1 - label_smoothing) * nll + label_smoothing * (z_N - logits_NV.mean(-1)).sum()
-        ctx.save_for_backward(logits_NV, z_N, gold_N)
-        ctx.label_smoothing = label_smoothing
+    def forward(
+        ctx: Any, hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float, differentiate: bool
+    ) -> tuple[Tensor, Tensor]:
+        device, vocabulary = hidden_ND.device.type, len(output_VD)
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+        real = torch.promote_types(low, torch.float32)
+        weights_VD, inputs_ND = output_VD.to(low), hidden_ND.to(low)
+        hidden_gradient_ND = torch.empty_like(hidden_ND) if differentiate else hidden_ND.new_empty(0)
+        output_gradient_VD = torch.zeros_like(output_VD) if differentiate else hidden_ND.new_empty(0)
+        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        nll, evenly = hidden_ND.new_zeros(2, dtype=real)
+        with torch.autocast(device, enabled=False):
+            for first in range(0, len(hidden_ND), rows):
+                here = slice(first, first + rows)
+                input_RD, gold_R1 = inputs_ND[here], gold_N[here, None]
+                logits_RV = F.linear(input_RD, weights_VD).to(real)
+                gold_logit_R1, mean_R1 = logits_RV.gather(-1, gold_R1), logits_RV.mean(-1, keepdim=True)
+                largest_R1 = logits_RV.amax(-1, keepdim=True)
+                p_RV = logits_RV.sub_(largest_R1).exp_()
+                sum_R1 = p_RV.sum(-1, keepdim=True)
+                z_R1 = sum_R1.log() + largest_R1
+                nll += (z_R1 - gold_logit_R1).sum()
+                evenly += (z_R1 - mean_R1).sum()
+                if differentiate:
+                    p_RV.div_(sum_R1).sub_(label_smoothing / vocabulary)
+                    p_RV.scatter_add_(-1, gold_R1, torch.full_like(z_R1, label_smoothing - 1))
+                    gradient_RV = p_RV.to(low)
+                    hidden_gradient_ND[here] = gradient_RV @ weights_VD
+                    output_gradient_VD += gradient_RV.T @ input_RD
+        ctx.save_for_backward(hidden_gradient_ND, output_gradient_VD)
         ctx.mark_non_differentiable(nll)
-        return total.clone(), nll
+        return (1 - label_smoothing) * nll + label_smoothing * evenly, nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """d total / d logit(v) = p(v) - (1 - eps) [v is gold] - eps / V."""
-        logits_NV, z_N, gold_N = ctx.saved_tensors
-        p_NV = (logits_NV - z_N[:, None]).exp_()
-        if ctx.label_smoothing:
-            p_NV -= ctx.label_smoothing / logits_NV.shape[-1]
-        p_NV.scatter_add_(-1, gold_N[:, None], p_NV.new_full((len(gold_N), 1), ctx.label_smoothing - 1))
-        return p_NV.mul_(gradients[0]), None, None
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient_ND, output_gradient_VD = ctx.saved_tensors
+        factor = gradients[0]
+        return hidden_gradient_ND * factor, output_gradient_VD * factor, None, None, None

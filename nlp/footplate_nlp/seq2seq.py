@@ -1,7 +1,6 @@
 """What training and search ask of a model, and nothing more: each decoder and each loss works with every model.
 
-Axes: B sentences, S source positions, T target positions, D width, V target vocabulary, N rows (target positions that
-count in training; hypotheses in search).
+Axes: B sentences, S source positions, T target positions, D width, V target vocabulary, N rows of hypotheses.
 """
 
 from abc import ABC, abstractmethod
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,22 @@ class Seq2Seq(nn.Module, ABC):
     def hidden(self, memory: Memory, input_BT: Tensor) -> Tensor:
         """hidden_BTD: the decoder's last layer, fed with input_BT (`BOS`, then the target without its last token)."""
 
+    @property
     @abstractmethod
-    def project(self, hidden_ND: Tensor) -> Tensor:
-        """logits_NV (any leading axes) of hidden states."""
+    def output_matrix(self) -> Tensor:
+        """output_VD, which makes logits of hidden states."""
 
     @abstractmethod
     def start(self, memory: Memory, beam: int) -> Decoding:
         """A decoder before its first step, with `beam` rows for each sentence of the memory."""
 
-    def forced(self, memory: Memory, input_BT: Tensor, where_BT: Tensor | None = None) -> Tensor:
-        """Unnormalised log-probabilities of the token that follows each position of the input: logits_BTV.
+    def project(self, hidden_ND: Tensor) -> Tensor:
+        """logits_NV (any leading axes) of hidden states."""
+        return F.linear(hidden_ND, self.output_matrix)
 
-        With a mask where_BT only those positions are projected, in row-major order: logits_NV, N = where_BT.sum(). The
-        projection is the dearest product of a small model, so a loss passes `target_BT != PAD`.
-        """
-        hidden_BTD = self.hidden(memory, input_BT)
-        return self.project(hidden_BTD if where_BT is None else hidden_BTD[where_BT])
+    def forced(self, memory: Memory, input_BT: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the token that follows each position of the input: logits_BTV."""
+        return self.project(self.hidden(memory, input_BT))
 
     def begin(self, source_BS: Tensor, beam: int) -> Decoding:
         """`start` on the encoded source: what a search calls."""

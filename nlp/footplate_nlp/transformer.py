@@ -195,8 +195,9 @@ class Transformer(Seq2Seq):
         out_BTD: Tensor = self.decoder_norm(x_BTD)
         return out_BTD
 
-    def project(self, hidden_ND: Tensor) -> Tensor:
-        return F.linear(hidden_ND, (self.output or self.target_embedding).weight)
+    @property
+    def output_matrix(self) -> Tensor:
+        return (self.output or self.target_embedding).weight
 
     def start(self, memory: Memory, beam: int) -> TransformerDecoding:
         return TransformerDecoding(self, memory, beam)

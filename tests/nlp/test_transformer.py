@@ -131,14 +131,6 @@ def test_it_computes_what_plain_loops_compute(norm: str, activation: str) -> Non
     torch.testing.assert_close(logits_BTV[1, :2], naive([9, 4, EOS], [BOS, 7]), rtol=1e-10, atol=1e-10)
 
 
-def test_projecting_only_some_positions_gives_those_rows() -> None:
-    model = small()
-    memory = model.encode(SOURCE_BS)
-    where_BT = INPUT_BT != PAD
-    everything_BTV = model.forced(memory, INPUT_BT)
-    torch.testing.assert_close(model.forced(memory, INPUT_BT, where_BT), everything_BTV[where_BT])
-
-
 def summed_loss(model: Seq2Seq, source_BS: Tensor, input_BT: Tensor) -> Tensor:
     target_BT = F.pad(input_BT[:, 1:], (0, 1), value=PAD)
     logits_BTV = model.forced(model.encode(source_BS), input_BT)
