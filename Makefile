@@ -2,11 +2,12 @@
 #   make demo TORCH_INDEX=https://...    takes torch from another index, such as one with CPU or CUDA builds
 PYTHON ?= python3
 TORCH_INDEX ?=
+KILLS ?= 200
 BIN := .venv/bin
 READY := .venv/ready
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check learn benchmark clean
+.PHONY: demo test check learn chaos benchmark clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +27,9 @@ check: $(READY)  ## format, lint, types, layers, quick tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m 'not slow and not ray and not learn'
+
+chaos: $(READY)  ## kill runs at random moments and resume them; KILLS=, RECIPE=, ON="ray --workers 2"; writes docs/resume.md
+	$(BIN)/python benchmarks/chaos.py --kills $(KILLS) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(ON),--on $(ON))
 
 learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 	$(BIN)/python benchmarks/learn.py
