@@ -202,8 +202,7 @@ class CheckpointStore:
 
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""
-        names = (path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
 
     def at(self, update: int) -> Checkpoint:
         """The checkpoint of this update."""

@@ -66,10 +66,12 @@ class RunFolder:
     def write_job(self, text: str) -> None:
         """Write job.yaml, for good: what follows can be resumed. Raises FootplateError where that fails."""
         with self._explained(self.job):
-            with self.job.open("w") as file:
+            beside = self.path / f".job-{os.getpid()}"
+            with beside.open("w") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            beside.replace(self.job)
             for folder in (self.path, self.path.parent):
                 descriptor = os.open(folder, os.O_RDONLY)
                 os.fsync(descriptor)

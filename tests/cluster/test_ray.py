@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import Figures, Victim, check_equal, kill_a_worker, kill_all_of
 from safetensors.torch import load_file
 
 from footplate.checkpoint import CheckpointStore
@@ -102,6 +104,25 @@ def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(cluster: None
     launch(job, resumed)
     assert weights(resumed) == weights(through)
     assert rows(resumed) == rows(through)
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_death_of_a_worker_and_of_its_driver(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    overrides = [*COPY, "updates=400", "evaluate.every_updates=50", "evaluate.sentences=8", "save.every_updates=7"]
+    overrides += ["on=ray", f"address={address}", "resources.workers=2", "batch_tokens=128", "track.every_updates=1"]
+    chance, figures = random.Random(3), Figures()
+    through = Victim("copy-transformer", overrides, tmp_path, "through", Figures()).let_it_end()
+    killed = Victim("copy-transformer", overrides, tmp_path, "killed", figures)
+    assert killed.live_and_die("training", chance, kill_a_worker)
+    assert "error: worker " in killed.output.read_text()
+    assert not (killed.folder.path / "ray").exists()
+    assert killed.live_and_die("write", chance, kill_all_of)
+    check_equal(through, killed.let_it_end())
+    assert figures.kills == 2
+    assert not (killed.folder.path / "ray").exists()
 
 
 def test_breakpoint_in_this_process_stays_what_it_was(cluster: None) -> None:
