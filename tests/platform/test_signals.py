@@ -1,0 +1,122 @@
+"""Ctrl-C and SIGTERM save and end; the second one abandons; either way the run goes on to the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kills import check_equal, last_update
+
+from footplate import record
+from footplate.checkpoint import CheckpointStore
+from footplate.folder import RunFolder, create_run
+from footplate.job import Job, load_job
+from footplate.launch import launch
+
+COPY = [
+    "threads=1",
+    "track.every_updates=1",
+    "updates=60",
+    "batch_tokens=64",
+    "model.width=16",
+    "model.feed_forward_width=16",
+    "evaluate.every_updates=30",
+    "evaluate.sentences=100",
+    "save.every_updates=6",
+]
+CATCH = [
+    "threads=1",
+    "track.every_updates=1",
+    "steps=8000",
+    "environments=4",
+    "reset_every_updates=25",
+    "evaluate.every_updates=100",
+    "evaluate.episodes=20",
+    "save.every_updates=25",
+]
+JOBS = {"copy-transformer": COPY, "catch-paac": CATCH}
+
+
+@contextmanager
+def signalled(number: signal.Signals, when: Callable[[], bool]) -> Iterator[None]:
+    """Send this process a signal as soon as something is so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if when():
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def folder_of(tmp_path: Path, recipe: str, name: str) -> tuple[Job, RunFolder]:
+    return load_job(recipe, JOBS[recipe]), create_run(tmp_path, name, recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", JOBS)
+def test_a_signal_saves_and_ends_whatever_goes_on_and_the_run_goes_on_to_the_same_bytes(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "SECONDS_BETWEEN_STATUS", 0.0)
+    job, through = folder_of(tmp_path, recipe, "through")
+    launch(job, through)
+    job, folder = folder_of(tmp_path, recipe, "stopped")
+    moments: list[tuple[signal.Signals, Callable[[], bool]]] = [
+        (signal.SIGTERM, lambda: last_update(folder) >= 8),
+        (signal.SIGINT, lambda: any(folder.checkpoints.glob(".writing-*"))),
+        (signal.SIGINT, lambda: bool(folder.read_status().get("activity"))),
+    ]
+    for number, when in moments:
+        with signalled(number, when):
+            launch(job, folder)
+        status = folder.read_status()
+        assert (status["state"], status["reason"]) == ("stopped", {2: "Ctrl-C", 15: "SIGTERM"}[number])
+        saved = CheckpointStore(folder.checkpoints).updates()
+        goes_back = f"`footplate resume {folder.path}` goes back to update {saved[-1]}" if saved else "starts over"
+        last_line = folder.log.read_text().splitlines()[-2]
+        assert (saved[-1:] == [status["update"]]) != ("this task cannot be saved here" in last_line)
+        assert saved[-1:] == [status["update"]] or last_line.endswith(goes_back)
+    assert status["update"] == {"copy-transformer": 30, "catch-paac": 100}[recipe]  # the evaluation was finished
+    launch(job, folder)
+    check_equal(through, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+def test_one_ctrl_c_finishes_an_evaluation_and_a_second_one_abandons_it(
+    tmp_path: Path, signals: int, code: int
+) -> None:
+    folder, output = RunFolder(tmp_path / "run"), tmp_path / "output.txt"
+    overrides = [*COPY, "evaluate.every_updates=20", "evaluate.sentences=2000", "save.every_updates=10"]
+    command = [sys.executable, "-m", "footplate", "train", "copy-transformer", *overrides, "--name", "run", "--runs"]
+    with output.open("wb") as file, subprocess.Popen([*command, tmp_path], stdout=file, stderr=file) as process:
+        while last_update(folder) < 19:
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.001)
+        for number in range(signals):
+            process.send_signal(signal.SIGINT)
+            while number + 1 < signals and "again abandons it" not in output.read_text():
+                time.sleep(0.001)
+    said = output.read_text()
+    assert process.returncode == code, said
+    assert "\nCtrl-C: ending after this update, saved where that is possible; again abandons it\n" in said
+    assert "Traceback" not in said
+    assert folder.read_status()["state"] == "stopped"
+    # The signal may come before update 19 has been handed on; then the run ends there, without evaluation.
+    assert CheckpointStore(folder.checkpoints).updates()[-1] in ((19, 20) if signals == 1 else (10,))
