@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from footplate.context import Context
 from footplate.errors import CheckpointError
+from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, Probability, Section
@@ -68,6 +69,11 @@ class Config(Section):
                 "model.tie: all shares one matrix between source and target, but vocabulary.joint is false; "
                 "set model.tie to target, or vocabulary.joint to true"
             )
+        if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
+            raise ValueError(
+                f"plateau_metric: {self.plateau_metric} is watched by a plateau, and schedule.kind is "
+                f"{self.schedule.kind}; set that to plateau, or leave this out"
+            )
         better = self.plateau_better
         if isinstance(self.schedule, Plateau) and self.schedule.better not in {None, better}:
             raise ValueError(
@@ -80,6 +86,16 @@ class Config(Section):
     def plateau_better(self) -> Literal["higher", "lower"]:
         """Which value of `plateau_metric` is the better one."""
         return "lower" if self.plateau_metric == "loss" else "higher"
+
+
+def check(job: Job) -> None:
+    """Raise ValueError where the run would not keep the checkpoints that it is to average."""
+    assert isinstance(job.config, Config)
+    if job.config.average > job.save.keep_last:
+        raise ValueError(
+            f"average: {job.config.average} checkpoints, but save.keep_last: {job.save.keep_last} keeps fewer; "
+            f"train with save.keep_last={job.config.average}, or average fewer"
+        )
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:

@@ -21,7 +21,7 @@ from footplate.errors import ConfigError
 from footplate.job import Job
 from footplate.problems import Problem, explain, shown, unknown_key
 from footplate.section import Section
-from footplate.tasks import Task, TaskError, debug_overrides, load_task, task_name, task_names
+from footplate.tasks import Task, TaskError, check_job, debug_overrides, load_task, task_name, task_names
 from footplate.variants import Fields, KeyPath, Place, entry_type, kinds, section_for
 
 COMMAND_LINE = "command line"
@@ -56,7 +56,12 @@ def resolve(document: Document, overrides: Sequence[str], *, debug: bool = False
     problems = [*unknown, *job_problems, *config_problems]
     if job is None or config is None or problems or unreadable:
         raise ConfigError(_lines(document, problems) + unreadable)
-    return job.model_copy(update={"config": config})
+    job = job.model_copy(update={"config": config})
+    try:
+        check_job(task, job)
+    except ValueError as error:
+        raise ConfigError(_lines(document, [Problem((), str(error))])) from error
+    return job
 
 
 def _load_task(document: Document) -> Task:

@@ -134,6 +134,16 @@ class Job(Section):
                 "stop: patience_evaluations and target watch the best metric, and none is named; "
                 "add best: {metric: NAME}, such as eval/loss"
             )
+        if self.best is None and self.save.keep_best != Save().keep_best:
+            raise ValueError(
+                f"save.keep_best: {self.save.keep_best} needs a metric to tell the best by; "
+                "add best: {metric: NAME}, such as eval/loss"
+            )
+        if self.stop.minimum_improvement and self.stop.patience_evaluations is None:
+            raise ValueError(
+                f"stop.minimum_improvement: {self.stop.minimum_improvement:g} is what patience_evaluations counts by, "
+                "and there is none; set it too, or leave this out"
+            )
         return self
 
     @property

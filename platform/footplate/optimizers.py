@@ -29,6 +29,12 @@ class _Descent(Section):
     no_decay: bool = True
     """Leave biases, norms and parameters of fewer than two dimensions (as ReZero's alphas are) out of the decay."""
 
+    @model_validator(mode="after")
+    def _what_decays_has_a_decay(self) -> Self:
+        if not self.no_decay and self.weight_decay == 0:
+            raise ValueError("no_decay: false without weight_decay does nothing; set weight_decay above 0")
+        return self
+
 
 class Sgd(_Descent):
     """Stochastic gradient descent: v <- momentum v + g; w <- w - l v, or w - l (g + momentum v) with Nesterov.

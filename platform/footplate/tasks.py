@@ -18,13 +18,14 @@ from footplate.section import Section
 
 if TYPE_CHECKING:
     from footplate.context import Context
+    from footplate.job import Job
     from footplate.step import Step
 
 GROUP = "footplate.tasks"
 
 
 class Task(Protocol):
-    """What the module of a task holds; `evaluate` and `DEBUG_OVERRIDES` are optional, so ask with `hasattr`."""
+    """What a task's module holds; `evaluate`, `check` and `DEBUG_OVERRIDES` are optional, so ask with `hasattr`."""
 
     Config: type[Section]
     train: Callable[[Any, "Context"], "Generator[Step, None, None]"]
@@ -66,6 +67,12 @@ def load_task(name: str, folder: Path | None = None) -> Task:
         raise TaskError(f"importing {name} failed: {_described(error)}") from error
     _check(module, name)
     return cast(Task, module)
+
+
+def check_job(task: Task, job: "Job") -> None:
+    """What the task itself has against a job, where it has a `check(job)`. Raises ValueError, as a validator does."""
+    if hasattr(task, "check"):
+        task.check(job)
 
 
 def debug_overrides(task: Task) -> Mapping[str, object]:

@@ -7,12 +7,12 @@ Counts: a *step* is one decision of the agent, a *frame* one picture of the emul
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from footplate.section import Count, Positive, Probability, Section
 
@@ -145,6 +145,14 @@ class SingleConfig(Section):
     """How long a step in a process may take before the run ends with an error."""
     autoreset: Literal["same_step", "next_step"] = "same_step"
     """Whether a finished environment starts anew within the same step or spends one more step on it."""
+
+    @model_validator(mode="after")
+    def _only_processes_are_timed(self) -> Self:
+        if not self.processes and self.timeout_seconds != SingleConfig.model_fields["timeout_seconds"].default:
+            raise ValueError(
+                "timeout_seconds is for environments in processes of their own; set processes to true, or leave it out"
+            )
+        return self
 
 
 class GymnasiumConfig(SingleConfig):
