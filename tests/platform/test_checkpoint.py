@@ -1,6 +1,7 @@
 """Checkpoints exist when their manifest does, come back exactly, and run no code."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,50 @@ def test_what_a_killed_writer_left_is_swept_and_never_seen(tmp_path: Path) -> No
     assert store.updates() == [1]
     store.sweep()
     assert not leftover.exists()
+
+
+def test_a_folder_without_its_manifest_is_named_too(tmp_path: Path) -> None:
+    store, reports = store_with(tmp_path, [1, 2])
+    manifest = tmp_path / "000002" / "manifest.json"
+    manifest.unlink()
+    newest = store.newest()
+    assert newest is not None
+    assert newest.update == 1
+    assert reports == [
+        f"{manifest}: the manifest is missing or damaged; this checkpoint cannot be used; trying the one before"
+    ]
+
+
+def test_companions_reach_the_disk_before_the_checkpoint_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, place, synced = tmp_path / "metrics.jsonl", tmp_path / "checkpoints" / "000001", []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").resolve(), place.exists()))
+
+    monkeypatch.setattr(os, "fsync", noting)
+    metrics.write_text("")
+    store = CheckpointStore(place.parent, companions=[metrics])
+    store.save(1, {"number": Number()})
+    store.close()
+    assert (metrics, False) in synced
+    assert synced[-1] == (place.parent, True)
+
+
+def test_a_second_snapshot_goes_where_the_first_was_and_holds_the_new_state(tmp_path: Path) -> None:
+    model = Tied()
+    store = CheckpointStore(tmp_path)
+    for update in (1, 2):
+        store.save(update, {"model": model})
+        with torch.no_grad():
+            model.embedding.weight.fill_(update)
+    store.save(3, {"model": model})
+    store.close()
+    assert torch.equal(store.at(3).load_module_state("model")["output.weight"], torch.full((5, 3), 2.0))
+    assert torch.equal(store.at(2).load_module_state("model")["output.weight"], torch.full((5, 3), 1.0))
 
 
 def test_a_newer_format_says_so(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_a_failed_run_shows_the_whole_trace_and_exits_with_1(here: Path) -> None
     assert output.splitlines()[-1] == "ValueError: the line broke"
 
 
+def test_a_run_that_fails_in_its_first_update_keeps_its_folder(here: Path) -> None:
+    (here / "diverging.py").write_text(
+        "from footplate.errors import TrainingError\n"
+        "from footplate.section import Section\n"
+        "class Config(Section):\n"
+        "    updates: int = 1\n"
+        "def train(config, context):\n"
+        "    raise TrainingError('update 1: not finite')\n"
+        "    yield\n"
+    )
+    (here / "diverging.yaml").write_text("task: diverging.py\n")
+    assert footplate(here, "train", "diverging.yaml") == (1, "error: update 1: not finite\n")
+    assert "update 1: not finite" in (here / "runs" / "diverging" / "log.txt").read_text()
+
+
 MISTAKES = {
     "train line.yaml --name line": [
         "runs/line: a run of this name exists; choose another --name, or `footplate resume line`"

@@ -130,6 +130,48 @@ def test_a_stop_file_saves_and_ends_and_the_run_goes_on_as_if_nothing_had_happen
     assert rows(stopped) == rows(through)
 
 
+@pytest.mark.parametrize(("stop_at", "goes"), [(7, "starts over"), (13, "goes back to update 10")])
+def test_a_stop_where_nothing_can_be_saved_says_where_the_run_will_go_on(
+    recipe: Path, tmp_path: Path, stop_at: int, goes: str
+) -> None:
+    job = load_job(recipe, ["stateless_between=10"])
+    folder = folder_of(tmp_path, job, "run")
+    for step in run(job, local_context(job, folder.path)):
+        if step.update == stop_at:
+            folder.stop.write_text("the operator said so")
+    assert (
+        folder.log.read_text()
+        .splitlines()[-2]
+        .endswith(
+            f"stopping after update {stop_at + 1}: the operator said so; "
+            f"this task cannot be saved here, `footplate resume {folder.path}` {goes}"
+        )
+    )
+
+
+def test_a_run_that_was_killed_between_its_target_and_its_end_makes_no_update_more(
+    recipe: Path, tmp_path: Path
+) -> None:
+    job = load_job(recipe, ["stop.target=100"])
+    folder = folder_of(tmp_path, job, "run")
+    launch(job, folder)
+    folder.write_status({"state": "running", "update": 5})
+    launch(job, folder)
+    status = folder.read_status()
+    assert (status["state"], status["update"]) == ("finished", 5)
+    assert [row["update"] for row in rows(folder)] == [1, 2, 3, 4, 5]
+
+
+def test_what_a_killed_process_was_about_to_put_in_its_place_is_swept(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    (folder.path / ".status-123").write_text("{")
+    (folder.path / ".data-abc").mkdir()
+    (folder.path / ".data-abc" / "source.tokens").write_bytes(b"half")
+    launch(job, folder)
+    assert list(folder.path.glob(".*")) == []
+
+
 def test_a_target_ends_the_run_as_finished(recipe: Path, tmp_path: Path) -> None:
     job = load_job(recipe, ["stop.target=100"])
     folder = folder_of(tmp_path, job, "run")
