@@ -164,33 +164,60 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            return self.env.reset(seed=seed, options=options)
+            observation, information = self.env.reset(seed=seed, options=options)
+            self._check(observation)
         except Exception as exception:
             return self._nothing(), self._failure("reset", exception)
+        return observation, information
 
     def step(self, action: Any) -> StepResult:
         try:
             observation, reward, terminated, truncated, information = self.env.step(action)
+            self._check(observation)
         except Exception as exception:
             return self._nothing(), 0.0, False, False, self._failure("step", exception)
         return observation, float(reward), bool(terminated), bool(truncated), information
+
+    def _check(self, observation: Any) -> None:
+        if (shape := np.shape(observation)) != self.observation_space.shape:
+            raise ValueError(f"an observation of shape {shape} where the space has {self.observation_space.shape}")
 
     def _nothing(self) -> NDArray[Any]:
         return np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
 
     def _failure(self, what: str, exception: Exception) -> dict[str, Any]:
-        place = traceback.extract_tb(exception.__traceback__)[-1]
-        message = (
-            f"environment {self._index}: {what} raised {type(exception).__name__}: {exception} "
-            f"({Path(place.filename).name}, line {place.lineno}); {_ADVICE}"
-        )
+        message = f"environment {self._index}: {what} raised {_described(exception)}; {_ADVICE}"
         if self._here:
             raise TrainingError(message) from exception
         return {"failure": message}
 
 
+def _described(exception: Exception) -> str:
+    """What was raised, and where, on one line."""
+    place = traceback.extract_tb(exception.__traceback__)[-1]
+    message = " ".join(str(exception).split())
+    return f"{type(exception).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
+
+
 def make_single(config: GymnasiumConfig | OwnConfig, *, render: bool = False) -> tuple[Environment, str]:
     """One environment as it is, before anything is done to its observations, and what to call it."""
+    try:
+        environment, name = _made(config, render)
+    except FootplateError:
+        raise
+    except Exception as exception:
+        name = config.name if isinstance(config, OwnConfig) else config.id
+        raise FootplateError(f"environment: {name} can't be made: {_described(exception)}; mend it.") from exception
+    for space in ("observation_space", "action_space"):
+        if not isinstance(environment, gymnasium.Env) or not hasattr(environment, space):
+            raise FootplateError(
+                f"environment: {name} makes a {type(environment).__name__} without {space}; "
+                "make a gymnasium.Env that sets its spaces in __init__."
+            )
+    return environment, name
+
+
+def _made(config: GymnasiumConfig | OwnConfig, render: bool) -> tuple[Environment, str]:
     if render:
         _check_that_it_draws(config)
     arguments = dict(config.arguments) | ({"render_mode": "rgb_array"} if render else {})

@@ -17,11 +17,15 @@ class Misbehaving(gymnasium.Env[Any, Any]):
         self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = Discrete(2)
         self.what, self.scale, self.steps = what, scale, 0
+        if what == "raise when made":
+            raise RuntimeError("no licence\nfound")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if self.what == "raise in reset":
             raise ValueError("no start")
+        if self.what == "nothing in reset":
+            return None  # type: ignore[return-value]
         self.steps = 0
         return self.np_random.random(2).astype(np.float32), {}
 
@@ -33,6 +37,8 @@ class Misbehaving(gymnasium.Env[Any, Any]):
         if self.steps == 3:
             if self.what == "raise":
                 raise ZeroDivisionError("it broke")
+            if self.what == "another shape":
+                observation = np.zeros(3, np.float32)
             if self.what == "hang" and action == 1:
                 time.sleep(600)
             if self.what == "die" and action == 1:
@@ -42,3 +48,11 @@ class Misbehaving(gymnasium.Env[Any, Any]):
             if self.what == "nan observation":
                 observation[1] = np.nan
         return observation, reward * self.scale, False, False, {}
+
+
+class Spaceless(gymnasium.Env[Any, Any]):
+    """An environment that forgot its spaces."""
+
+
+def nothing() -> None:
+    """Makes no environment."""

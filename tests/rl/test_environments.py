@@ -7,6 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from footplate.errors import FootplateError, TrainingError
+from footplate_rl import gymnasium_vector
 from footplate_rl.actions import checked_actions
 from footplate_rl.environments import (
     Environments,
@@ -122,6 +123,13 @@ def test_pictures_can_be_drawn_without_a_screen(monkeypatch: pytest.MonkeyPatch)
 
 # What the user can mend
 
+BROKEN = Path(__file__).parent / "broken_environments.py"
+WRAPPER = Path(gymnasium_vector.__file__)
+
+
+def line_of(text: str, path: Path = BROKEN) -> int:
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
 
 @pytest.mark.parametrize(
     ("config", "message"),
@@ -172,6 +180,21 @@ def test_pictures_can_be_drawn_without_a_screen(monkeypatch: pytest.MonkeyPatch)
             "environment.arguments: broken_environments.Misbehaving refuses them: Misbehaving.__init__() got an "
             "unexpected keyword argument 'wat'.",
         ),
+        (
+            OwnConfig(kind="own", name="broken_environments.Misbehaving", arguments={"what": "raise when made"}),
+            "environment: broken_environments.Misbehaving can't be made: RuntimeError: no licence found "
+            f"(broken_environments.py, line {line_of('raise RuntimeError')}); mend it.",
+        ),
+        (
+            OwnConfig(kind="own", name="broken_environments.Spaceless"),
+            "environment: broken_environments.Spaceless makes a Spaceless without observation_space; "
+            "make a gymnasium.Env that sets its spaces in __init__.",
+        ),
+        (
+            OwnConfig(kind="own", name="broken_environments.nothing"),
+            "environment: broken_environments.nothing makes a NoneType without observation_space; "
+            "make a gymnasium.Env that sets its spaces in __init__.",
+        ),
     ],
 )
 def test_an_environment_that_cannot_be_made_is_one_line(config: GymnasiumConfig | OwnConfig, message: str) -> None:
@@ -212,11 +235,6 @@ def test_continuous_actions_are_clipped_to_their_bounds() -> None:
     assert str(refused.value) == "environment 4: the action [nan] is not finite."
 
 
-def line_of(text: str) -> int:
-    lines = (Path(__file__).parent / "broken_environments.py").read_text().splitlines()
-    return next(number for number, line in enumerate(lines, 1) if text in line)
-
-
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 FAILURES = [
     (
@@ -228,6 +246,16 @@ FAILURES = [
         "raise in reset",
         "environment 0: reset raised ValueError: no start "
         f"(broken_environments.py, line {line_of('raise ValueError')}); {ADVICE}",
+    ),
+    (
+        "nothing in reset",
+        "environment 0: reset raised TypeError: cannot unpack non-iterable NoneType object "
+        f"(gymnasium_vector.py, line {line_of('= self.env.reset', WRAPPER)}); {ADVICE}",
+    ),
+    (
+        "another shape",
+        "environment 0: step raised ValueError: an observation of shape (3,) where the space has (2,) "
+        f"(gymnasium_vector.py, line {line_of('an observation of shape', WRAPPER)}); {ADVICE}",
     ),
     ("nan reward", f"environment 0: its reward is not finite; {ADVICE}"),
     ("nan observation", f"environment 0: its observation is not finite; {ADVICE}"),
