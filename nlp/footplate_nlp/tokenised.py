@@ -5,6 +5,7 @@ data/<part>.<side>.tokens     int32, all sentences end to end, without special i
 data/<part>.<side>.offsets    int64, sentence n is tokens[offsets[n]:offsets[n + 1]]
 """
 
+import errno
 import json
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from footplate.context import Context
+from footplate.errors import FootplateError
 from footplate_nlp.corpora import Corpus
 from footplate_nlp.scan import Pair
 from footplate_nlp.vocabulary import Vocabulary, VocabularyConfig
@@ -26,6 +28,7 @@ Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 LINES_AT_ONCE = 10_000
 MANIFEST = "corpus.json"
 FORMAT = 1
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Sentences:
@@ -109,9 +112,18 @@ def _open(corpus: Corpus, vocabulary: Vocabulary, run_folder: Path | None, finge
     origin = {"format": FORMAT, "text": fingerprint, "vocabulary": vocabulary.fingerprint()}
     if not _is_whole(folder, origin):
         beside = Path(tempfile.mkdtemp(prefix=".data-", dir=run_folder))
-        _write(beside, corpus, vocabulary)
-        sizes = {path.name: path.stat().st_size for path in beside.iterdir()}
-        (beside / MANIFEST).write_text(json.dumps({"origin": origin, "bytes": sizes}))
+        try:
+            _write(beside, corpus, vocabulary)
+            sizes = {path.name: path.stat().st_size for path in beside.iterdir()}
+            (beside / MANIFEST).write_text(json.dumps({"origin": origin, "bytes": sizes}))
+        except OSError as error:
+            shutil.rmtree(beside)
+            if error.errno not in _FULL:
+                raise
+            raise FootplateError(
+                f"{folder}: the tokenised corpus cannot be written ({error.strerror}); "
+                "make room, or use --runs on another disk"
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
         try:
             beside.rename(folder)

@@ -148,6 +148,17 @@ def test_a_row_that_only_half_fits_on_the_disk_ends_the_run_and_is_cut_when_it_g
     assert [row["update"] for row in read_rows(path)] == [1, 2, 3]
 
 
+def test_a_disk_too_small_for_the_tokenised_corpus_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "run", "copy")
+    with files_no_larger_than(5000), pytest.raises(FootplateError) as raised:
+        launch(load_job("copy-transformer", ["threads=1"]), folder)
+    assert str(raised.value) == (
+        f"{folder.path / 'data'}: the tokenised corpus cannot be written (File too large); "
+        "make room, or use --runs on another disk"
+    )
+    assert [path for path in folder.path.iterdir() if "data" in path.name] == []
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     recipe = tmp_path / "line.yaml"
