@@ -36,6 +36,9 @@ learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 
 benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/training_profile.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
