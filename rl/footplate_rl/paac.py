@@ -8,6 +8,7 @@ Environments can't be cloned, so all of them start anew every `reset_every_updat
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from typing import Literal
 
 import torch
 from pydantic import model_validator
@@ -18,12 +19,14 @@ from footplate.schedules import Linear, Plateau, Schedule
 from footplate.section import Count, Fraction, NonNegative, Positive, Section
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
+from footplate_rl.actor import Actor
 from footplate_rl.environments import EnvironmentConfig, make_environments
 from footplate_rl.evaluation import Evaluation, evaluate_policy
+from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
 from footplate_rl.policy import Policy, load_policy
-from footplate_rl.rollout import Rollout, episode_metrics, own_rows
+from footplate_rl.rollout import episode_metrics
 
 
 class Config(Section):
@@ -35,6 +38,12 @@ class Config(Section):
     """What is played."""
     environments: Count = 32
     """How many environments are played at once, n_e; the workers of a cluster share them."""
+    groups: Count = 1
+    """Into how many groups each worker cuts its environments: while the emulators of one are at work, the network acts
+    for the next. For Atari and for environments in processes; what is computed stays the same up to rounding."""
+    lag: Literal[0, 1] = 0
+    """1 plays the next rollout during an update, in a thread, under the parameters from before that update: faster, and
+    one update off the policy. The first rollout after environments start anew has the newest. 0 is the paper's."""
     rollout_steps: Count = 5
     """Steps of each environment between two updates, t_max."""
     discount: Fraction = 0.99
@@ -81,6 +90,16 @@ class Config(Section):
                 f"environments: {self.environments} can't be cut into update.accumulate: {self.update.accumulate} "
                 f"microbatches; use a multiple of {self.update.accumulate}"
             )
+        if self.groups > self.environments:
+            raise ValueError(
+                f"groups: {self.environments} environments can't be cut into {self.groups} groups; use at most "
+                f"{self.environments}"
+            )
+        if self.lag and self.reset_every_updates == 1:
+            raise ValueError(
+                "lag: 1 does nothing where environments start anew after every update; "
+                "set reset_every_updates above 1 or leave it out"
+            )
         if isinstance(self.schedule, Plateau) and self.schedule.better == "lower":
             raise ValueError(
                 "schedule.better: lower does not suit eval/return, which a plateau watches here; leave it out"
@@ -96,6 +115,8 @@ class Config(Section):
 DEBUG_OVERRIDES: Mapping[str, object] = {
     "steps": 40,
     "environments": 4,
+    "groups": 1,
+    "lag": 0,
     "rollout_steps": 2,
     "update.accumulate": 1,
     "reset_every_updates": 5,
@@ -110,9 +131,11 @@ NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate pl
 def train(config: Config, context: Context) -> Iterator[Step]:
     """One step for each update; `state` at those after which the environments start anew."""
     share = own_rows(config.environments, config.update.accumulate, context)
-    with closing(
-        make_environments(config.environment, share.stop - share.start, first_index=share.start, seed=context.seed)
-    ) as environments:
+    with (
+        open_groups(config.environment, share, config.groups, context.seed) as groups,
+        closing(Actor(groups, config.rollout_steps, config.environments, share, context)) as actor,
+    ):
+        environments = groups[0].environments
         context.seed_torch("initialise")
         network = context.place(
             build_network(config.network, environments.observation_space, environments.action_space)
@@ -120,19 +143,19 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         loss = ActorCriticLoss(network, config.value_weight, config.entropy_weight)
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         context.restore(model=network, update=update)
-        rollout = Rollout(config.rollout_steps, environments, context)
-        observations = environments.reset(update.number)
+        actor.reset(update.number)
 
         while update.number < config.updates:
-            uniforms = context.stream("act", update.number).random((config.rollout_steps, config.environments))
-            observations, episodes = rollout.collect(network, environments, observations, uniforms[:, share])
+            rollout = actor.rollout(network, update.number)
+            last = update.number + 1 == config.updates
+            boundary = last or (update.number + 1) % config.reset_every_updates == 0
+            if config.lag and not boundary:
+                actor.start(network, update.number + 1)
             returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale)
             metrics = update(list(rollout.microbatches(returns_TN, config.update.accumulate)))
-            metrics |= episode_metrics(episodes, context)
+            metrics |= episode_metrics(rollout.episodes, context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
-            last = update.number == config.updates
-            boundary = last or update.number % config.reset_every_updates == 0
             if last or config.evaluate.due(update.number):
                 policy = Policy(network, context, config.evaluate.actions)
                 evaluated = yield from evaluate_policy(
@@ -147,7 +170,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 state={"model": network, "update": update} if boundary else None,
             )
             if boundary and not last:
-                observations = environments.reset(update.number)
+                actor.reset(update.number)
 
 
 def evaluate(config: Config, context: Context) -> Iterator[Step]:

@@ -1,7 +1,8 @@
 """A rollout: T steps of N environments under one policy, in memory that is written over each time.
 
-Axes: T rollout step, S rollout step with one more at the end (S = T + 1), N environment of this rank, K truncated row,
-O all axes of one observation, M = T * n transitions of a microbatch of n environments.
+Axes: T rollout step, S rollout step with one more at the end (S = T + 1), N environment of this rank (of a group where
+it is about one), K truncated row, O all axes of one observation, M = T * n transitions of a microbatch of n
+environments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,33 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
 from footplate.context import Context
-from footplate.errors import FootplateError
 from footplate.step import Mean, Metric
-from footplate_rl.environments import Environments, Episode
+from footplate_rl.environments import Episode
+from footplate_rl.groups import Group
 from footplate_rl.losses import Microbatch
 from footplate_rl.networks import ActorCritic
 from footplate_rl.policy import sample_actions
 from footplate_rl.returns import n_step_returns
-
-
-def own_rows(environments: int, accumulate: int, context: Context) -> slice:
-    """The environments of this rank: each update's batch is cut by environments into ranks * accumulate equal pieces.
-
-    Raises FootplateError where they can't be equal.
-    """
-    pieces = context.ranks * accumulate
-    if environments % pieces:
-        workers = "1 worker" if context.ranks == 1 else f"{context.ranks} workers"
-        microbatches = "1 microbatch" if accumulate == 1 else f"{accumulate} microbatches"
-        raise FootplateError(
-            f"environments: {environments} can't be cut into {workers} * {microbatches}; use a multiple of {pieces}."
-        )
-    size = environments // context.ranks
-    return slice(context.rank * size, (context.rank + 1) * size)
 
 
 def episode_metrics(episodes: Sequence[Episode], context: Context) -> dict[str, Metric]:
@@ -48,17 +34,20 @@ def episode_metrics(episodes: Sequence[Episode], context: Context) -> dict[str, 
 class Rollout:
     """What `collect` saw and did, as tensors on the rank's device."""
 
-    def __init__(self, steps: int, environments: Environments, context: Context) -> None:
-        device, shape_TN = context.device, (steps, environments.count)
+    episodes: list[Episode]
+    """The episodes that came to their end in it."""
+
+    def __init__(self, steps: int, count: int, space: Box, context: Context) -> None:
+        """For `count` environments whose observations are in `space`."""
+        device, shape_TN = context.device, (steps, count)
         values_dtype = torch.float64 if context.precision == "fp64" else torch.float32
-        sample = torch.from_numpy(np.empty(0, environments.observation_space.dtype))
+        sample = torch.from_numpy(np.empty(0, space.dtype))
         observations_dtype = sample.dtype if sample.dtype == torch.uint8 else values_dtype
+        self.episodes = []
         self._context = context
-        self.observations_TNO = torch.zeros(
-            (*shape_TN, *environments.observation_space.shape), dtype=observations_dtype, device=device
-        )
+        self.observations_TNO = torch.zeros((*shape_TN, *space.shape), dtype=observations_dtype, device=device)
         self.actions_TN = torch.zeros(shape_TN, dtype=torch.int64, device=device)
-        self.values_SN = torch.zeros((steps + 1, environments.count), dtype=values_dtype, device=device)
+        self.values_SN = torch.zeros((steps + 1, count), dtype=values_dtype, device=device)
         self.final_values_TN = torch.zeros(shape_TN, dtype=values_dtype, device=device)
         # These come from the emulators: written as NumPy rows, moved to the device once a rollout.
         self.rewards_TN = np.zeros(shape_TN, np.float64)
@@ -72,33 +61,42 @@ class Rollout:
         return int(np.count_nonzero(self.valid_TN))
 
     @torch.inference_mode()
-    def collect(
-        self,
-        network: ActorCritic,
-        environments: Environments,
-        observations_NO: NDArray[Any],
-        uniforms_TN: NDArray[np.float64],
-    ) -> tuple[NDArray[Any], list[Episode]]:
-        """Act from `observations_NO` on; returns what to act on next and the episodes that came to their end.
+    def collect(self, network: ActorCritic, groups: Sequence[Group], uniforms_TN: NDArray[np.float64]) -> None:
+        """Act T steps in each group, from where it stands.
 
-        Actions are drawn from the policy at the uniform numbers, one for each step and environment.
+        Actions are drawn from the policy at the uniform numbers, one for each step and environment. While the emulators
+        of one group are at work, the network acts for the next.
         """
-        episodes: list[Episode] = []
+        self.episodes = []
         uniforms = torch.from_numpy(uniforms_TN).to(self.values_SN.device)
         for t, uniforms_N in enumerate(uniforms):
-            self.observations_TNO[t].copy_(torch.from_numpy(observations_NO))
-            logits_NA, self.values_SN[t] = self._forward(network, self.observations_TNO[t])
-            self.actions_TN[t] = sample_actions(logits_NA, uniforms_N)
-            step = environments.step(self.actions_TN[t].cpu().numpy())
-            self.rewards_TN[t], self.ended_TN[t] = step.rewards_N, step.return_ended_N
-            self.truncated_TN[t], self.valid_TN[t] = step.truncated_N, step.valid_N
-            if len(step.final_observations_KO):
-                final_KO = torch.from_numpy(step.final_observations_KO).to(self.observations_TNO)
-                self.final_values_TN[t, self._to_device(step.truncated_N)] = self._forward(network, final_KO)[1]
-            observations_NO = step.observations_NO
-            episodes += step.episodes
-        _, self.values_SN[-1] = self._forward(network, torch.from_numpy(observations_NO).to(self.observations_TNO))
-        return observations_NO, episodes
+            for group in groups:
+                if t > 0:
+                    self._receive(network, t - 1, group)
+                self._act(network, t, group, uniforms_N[group.rows])
+        for group in groups:
+            self._receive(network, len(uniforms) - 1, group)
+            observations_NO = torch.from_numpy(group.observations_NO).to(self.observations_TNO)
+            _, self.values_SN[-1, group.rows] = self._forward(network, observations_NO)
+
+    def _act(self, network: ActorCritic, t: int, group: Group, uniforms_N: Tensor) -> None:
+        observations_NO = self.observations_TNO[t, group.rows]
+        observations_NO.copy_(torch.from_numpy(group.observations_NO))
+        logits_NA, self.values_SN[t, group.rows] = self._forward(network, observations_NO)
+        actions_N = sample_actions(logits_NA, uniforms_N)
+        self.actions_TN[t, group.rows] = actions_N
+        group.environments.send(actions_N.cpu().numpy())
+
+    def _receive(self, network: ActorCritic, t: int, group: Group) -> None:
+        step, rows = group.environments.recv(), group.rows
+        group.observations_NO = step.observations_NO
+        self.rewards_TN[t, rows], self.ended_TN[t, rows] = step.rewards_N, step.return_ended_N
+        self.truncated_TN[t, rows], self.valid_TN[t, rows] = step.truncated_N, step.valid_N
+        if len(step.final_observations_KO):
+            final_KO = torch.from_numpy(step.final_observations_KO).to(self.observations_TNO)
+            final_values_N = self.final_values_TN[t, rows]
+            final_values_N[self._to_device(step.truncated_N)] = self._forward(network, final_KO)[1]
+        self.episodes += step.episodes
 
     def returns(self, discount: float, reward_clip: float | None = None, reward_scale: float = 1.0) -> Tensor:
         """The n-step returns of the rewards, each clipped to [-reward_clip, reward_clip] and then scaled."""

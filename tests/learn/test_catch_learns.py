@@ -18,3 +18,9 @@ def test_the_ball_is_caught_98_times_of_100_and_more(seed: int) -> None:
 def test_it_is_caught_as_well_where_a_reset_takes_a_step_of_its_own() -> None:
     *_, last = run(load_job("catch-paac", ["environment.autoreset=next_step", "device=cpu"]))
     assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_it_is_caught_as_well_by_an_actor_that_lags_an_update_behind(seed: int) -> None:
+    *_, last = run(load_job("catch-paac", [f"seed={seed}", "lag=1", "device=cpu"]))
+    assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]

@@ -1,12 +1,15 @@
 """PAAC: what it counts, where it can stop, and that neither workers, microbatches nor autoreset modes change it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -14,11 +17,12 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.step import Mean, Step
-from footplate_rl.environments import make_environments
+from footplate_rl.actor import Actor
+from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import MLP, build_network
 from footplate_rl.paac import Config, evaluate, train
-from footplate_rl.rollout import Rollout, own_rows
+from footplate_rl.rollout import Rollout
 
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 CARTPOLE = {"kind": "gymnasium", "id": "CartPole-v1"}
@@ -167,10 +171,8 @@ def test_rewards_are_clipped_for_learning_only() -> None:
 
 
 def test_rewards_are_scaled_after_they_are_clipped() -> None:
-    environments = make_environments(config_of().environment, 1)
-    rollout = Rollout(3, environments, Context())
+    rollout = Rollout(3, 1, Box(0, 1), Context())
     rollout.rewards_TN[:, 0], rollout.valid_TN[:] = (-8, 1, 8), True
-    environments.close()
     assert rollout.returns(0.0, reward_clip=2.0, reward_scale=10.0)[:, 0].tolist() == [-20, 10, 20]
 
 
@@ -225,19 +227,26 @@ def gradient(context: Context) -> dict[str, Tensor]:
     """This rank's share of the gradient over two rollouts of 12 environments, in which episodes end."""
     share = own_rows(12, 1, context)
     config = Config.model_validate({"environment": CARTPOLE}).environment
-    environments = make_environments(config, share.stop - share.start, first_index=share.start)
-    context.seed_torch("initialise")
-    network = context.place(build_network(MLP(), environments.observation_space, environments.action_space))
-    loss = ActorCriticLoss(network, 0.5, 0.01)
-    rollout = Rollout(30, environments, context)
-    observations = environments.reset(0)
-    for number in range(2):
-        uniforms = context.stream("act", number).random((30, 12))[:, share]
-        observations, _ = rollout.collect(network, environments, observations, uniforms)
-        for microbatch in rollout.microbatches(rollout.returns(0.99), 1):
-            loss(microbatch).total.backward()
-    environments.close()
+    with open_groups(config, share, 1, seed=1) as groups, closing(Actor(groups, 30, 12, share, context)) as actor:
+        context.seed_torch("initialise")
+        spaces = groups[0].environments.observation_space, groups[0].environments.action_space
+        network = context.place(build_network(MLP(), *spaces))
+        loss = ActorCriticLoss(network, 0.5, 0.01)
+        actor.reset(0)
+        for number in range(2):
+            rollout = actor.rollout(network, number)
+            for microbatch in rollout.microbatches(rollout.returns(0.99), 1):
+                loss(microbatch).total.backward()
     return {name: tensor.grad for name, tensor in loss.named_parameters() if tensor.grad is not None}
+
+
+def played(environment: Any, network: Any, uniforms_TN: NDArray[np.float64]) -> Rollout:
+    """A rollout of one environment, in float64."""
+    with open_groups(environment, slice(0, 1), 1, seed=1) as (group,):
+        rollout = Rollout(len(uniforms_TN), 1, group.environments.observation_space, Context(precision="fp64"))
+        group.reset(0)
+        rollout.collect(network, [group], uniforms_TN)
+    return rollout
 
 
 class PushLeft(nn.Module):
@@ -255,12 +264,7 @@ def targets(autoreset: str) -> list[tuple[float, ...]]:
     """
     environment = CARTPOLE | {"autoreset": autoreset, "arguments": {"max_episode_steps": 9}}
     config = Config.model_validate({"environment": environment}).environment
-    environments = make_environments(config, 1)
-    context = Context(precision="fp64")
-    rollout = Rollout(120, environments, context)
-    network: Any = PushLeft()
-    rollout.collect(network, environments, environments.reset(0), np.zeros((120, 1)))
-    environments.close()
+    rollout = played(config, PushLeft(), np.zeros((120, 1)))
     (microbatch,) = rollout.microbatches(rollout.returns(0.9), 1)
     assert rollout.truncated_TN.any()
     assert (rollout.ended_TN & ~rollout.truncated_TN).any()
@@ -294,11 +298,7 @@ class Position(nn.Module):
 
 
 def chain_returns(environment: dict[str, Any]) -> list[float]:
-    environments = make_environments(Config.model_validate({"environment": environment}).environment, 1)
-    rollout = Rollout(4, environments, Context(precision="fp64"))
-    network: Any = Position()
-    rollout.collect(network, environments, environments.reset(0), np.full((4, 1), 0.3))
-    environments.close()
+    rollout = played(Config.model_validate({"environment": environment}).environment, Position(), np.full((4, 1), 0.3))
     return [float(value) for value in rollout.returns(0.5)[:, 0]]
 
 
