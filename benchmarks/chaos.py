@@ -28,17 +28,17 @@ RECIPES = {
 
 
 def torment(
-    recipe: str, overrides: list[str], kills: int, chance: random.Random, runs: Path, *, ray: bool
+    recipe: str, overrides: list[str], kills: int, chance: random.Random, runs: Path, figures: Figures
 ) -> Iterator[Figures]:
-    """Kill runs of a recipe so many times; yields the figures so far after each run.
+    """Kill runs of a recipe so many times more; yields the figures, all in all, after each run.
 
     Raises AssertionError, and keeps the runs, where one ends differently.
     """
-    figures = Figures()
+    wanted, ray = figures.kills + kills, "on=ray" in overrides
     through = Victim(recipe, overrides, runs, f"{recipe}-through", Figures()).let_it_end()
-    while figures.kills < kills:
+    while figures.kills < wanted:
         victim = Victim(recipe, overrides, runs, f"{recipe}-killed-{figures.runs + 1}", figures)
-        for _ in range(min(KILLS_OF_A_RUN, kills - figures.kills)):
+        for _ in range(min(KILLS_OF_A_RUN, wanted - figures.kills)):
             moment = chance.choices(MOMENTS, SHARES)[0]
             kill = kill_a_worker if ray and moment != "start" and chance.random() < 0.5 else kill_all_of
             if not victim.live_and_die(moment, chance, kill):
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", choices=RECIPES, help="only this one (may be repeated)")
     parser.add_argument("--on", choices=["here", "ray"], default="here")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--more", action="store_true", help="add to the figures that are there, with another --seed")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     options = parser.parse_args()
     ray = options.on == "ray"
@@ -80,8 +81,8 @@ def main() -> None:
         kills = (options.kills + number) // len(recipes)
         chance = random.Random(f"{options.seed} {recipe}")
         name = f"{recipe}, {options.workers} workers on Ray" if ray else recipe
-        figures = Figures()
-        for figures in torment(recipe, [*ALWAYS, *RECIPES[recipe], *where], kills, chance, runs, ray=ray):
+        figures = Figures(**results[name]["figures"]) if options.more and name in results else Figures()
+        for _ in torment(recipe, [*ALWAYS, *RECIPES[recipe], *where], kills, chance, runs, figures):
             results[name] = {"figures": asdict(figures), "machine": machine()}
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             write_table(results)
