@@ -6,6 +6,7 @@ from typing import Literal
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.tokenizers.tokenizer_base import BaseTokenizer
 
 from footplate.section import Section
 from footplate.step import Table
@@ -40,6 +41,7 @@ def score(outputs: Sequence[str], references: Sequence[str], scoring: Scoring) -
     for name, metric in (("bleu", bleu), ("chrf", chrf)):
         value = metric.corpus_score(list(outputs), [list(references)]).score
         scores[name] = Score(value, str(metric.get_signature()))
+    _forget_the_text()
     pairs = list(zip(outputs, references, strict=True))
     scores["exact_match"] = Score(100 * sum(output == reference for output, reference in pairs) / len(pairs))
     words = [(output.split(), reference.split()) for output, reference in pairs]
@@ -47,6 +49,18 @@ def score(outputs: Sequence[str], references: Sequence[str], scoring: Scoring) -
     places = sum(max(len(output), len(reference)) for output, reference in words)
     scores["token_accuracy"] = Score(100 * right / max(1, places))
     return scores
+
+
+def _forget_the_text() -> None:
+    """Empty sacrebleu's caches of tokenised lines.
+
+    They are keyed by tokeniser object too, so that each evaluation would add all its lines, references and all, and hit
+    nothing: up to 65,536 lines in each cache, some hundred bytes each, over a long run.
+    """
+    for kind in BaseTokenizer.__subclasses__():
+        for method in vars(kind).values():
+            if hasattr(method, "cache_clear"):
+                method.cache_clear()
 
 
 def as_table(scores: dict[str, Score]) -> Table:

@@ -1,5 +1,8 @@
 """Scores of translations: worked by hand, and with the signatures that make them comparable."""
 
+import gc
+from typing import Literal
+
 import pytest
 
 from footplate_nlp.metrics import Scoring, as_table, score
@@ -44,3 +47,15 @@ def test_numbers_come_with_the_signature_of_sacrebleu() -> None:
     assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     signature = score(["a b c d"], ["a b c d"], LITERATURE)["bleu"].signature
     assert signature.startswith("nrefs:1|case:lc|eff:no|tok:none|smooth:exp|version:")
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "intl", "char", "zh"])
+def test_scoring_keeps_none_of_the_text(tokenize: Literal["13a", "intl", "char", "zh"]) -> None:
+    scoring = Scoring(tokenize=tokenize)
+    held = []
+    for round_number in range(3):
+        lines = [f"line {number} of round {round_number}" for number in range(200)]
+        score(lines, lines, scoring)
+        gc.collect()
+        held.append(len(gc.get_objects()))
+    assert held[2] - held[1] < 100
