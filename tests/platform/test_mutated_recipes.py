@@ -170,8 +170,8 @@ def test_a_recipe_whose_text_is_damaged_is_refused_or_says_all_that_it_says(name
 def test_a_random_override_is_refused_or_does_what_it_says(name: str, draw: st.DataObject) -> None:
     path = draw.draw(st.sampled_from(paths(FULL[name])))
     value = draw.draw(ODD_SCALARS)
-    key = ".".join(map(str, path)) + draw.draw(st.sampled_from(["", "", "", ".x", "x"]))
+    path = draw.draw(st.sampled_from([path, path, path, (*path, "x"), (*path[:-1], f"{path[-1]}x")]))
     text = write_yaml({"x": value}).removeprefix("x:").strip()
-    changed = load(RECIPES[name].read_bytes(), f"{key}={text}")
+    changed = load(RECIPES[name].read_bytes(), f"{'.'.join(map(str, path))}={text}")
     if changed is not None:
         assert_equal(flat(changed), path, value)

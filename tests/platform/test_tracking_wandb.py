@@ -153,6 +153,34 @@ def test_a_server_that_refuses_or_hangs_makes_the_run_offline(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "refuses the API key (error 401; `wandb login` stores another)"),
+        (403, "refuses the API key (error 403; `wandb login` stores another)"),
+        (500, "did not answer within 2 seconds"),
+    ],
+)
+def test_a_server_that_answers_with_an_error_makes_the_run_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], status: int, reason: str
+) -> None:
+    with Server(status) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(wandb_tracker, "INIT_SECONDS", 2.0)
+        tracker, said = open_tracker(tmp_path)
+        tracker.row({"update": 1, "train/loss": 2.0})
+        tracker.close("finished")
+        assert said == [
+            f"track.wandb: {server.url} {reason}; "
+            f"recorded offline, to upload it later: wandb sync {offline_folder(tmp_path)}"
+        ]
+        assert [row["train/loss"] for row in rows(records(offline_folder(tmp_path)))] == [2.0]
+    assert capfd.readouterr() == ("", "")
+    assert_key_is_nowhere(tmp_path)
+
+
+@pytest.mark.slow
 def test_a_key_that_is_none_makes_the_run_offline_without_repeating_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +236,7 @@ def assert_key_is_nowhere(tmp_path: Path) -> None:
 class Server:
     """As much of a W&B server as a run needs: it knows every run that it has seen, and notes the rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int = 200) -> None:
         self.rows: list[tuple[str, int, float]] = []
         self.known: dict[str, int] = {}
         server = self
@@ -219,7 +247,7 @@ class Server:
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 answer = json.dumps(server.answer(self.path, body)).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()

@@ -10,7 +10,9 @@ updates.
 """
 
 import json
+import logging
 import os
+import re
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
@@ -82,6 +84,8 @@ class WandbTracker:
 def _start(settings: "Wandb", folder: "RunFolder", config: Mapping[str, Any], say: Callable[[str], None]) -> wandb.Run:
     # Without its own words: they would run through the live display, and one of them is a question.
     wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+    # Its telemetry complains for itself of the server that the run has complained of.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
     def start(mode: str) -> wandb.Run:
         return wandb.init(
@@ -132,6 +136,10 @@ def _sync_command(run: wandb.Run) -> str:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if refused := re.search("returned error (401|403)", text):
+        return (
+            f"{wandb.setup().settings.base_url} refuses the API key (error {refused[1]}; `wandb login` stores another)"
+        )
     if "deadline exceeded" in text or "timed out" in text:
         return f"{wandb.setup().settings.base_url} did not answer within {INIT_SECONDS:g} seconds"
     return text.rstrip(".")
