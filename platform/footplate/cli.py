@@ -20,7 +20,7 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 def main() -> None:
     """Run the command line. A mistake that the user can mend prints its line and exits with 2, without a traceback."""
     try:
-        code = build_app()(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = build_app()(sys.argv[1:] or ["--help"], prog_name="footplate", standalone_mode=False)
     except _UsageError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -39,7 +39,8 @@ def _one_line(error: Any) -> str:
     """typer's complaint, which is a sentence or several, and where to read on."""
     said = " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx is not None else "footplate"
-    return f"command line: {said[:1].lower()}{said[1:]}; `{command} --help` says what there is"
+    advice = f"`{command} --help` says what there is"
+    return f"command line: {said[:1].lower()}{said[1:]}{'' if said.endswith('?') else ';'} {advice}"
 
 
 def build_app() -> typer.Typer:

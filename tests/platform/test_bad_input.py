@@ -1,0 +1,126 @@
+"""What a user may mistype, misplace or damage: one line that says where, what and what to do, and exit code 2."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from footplate.cli import main
+
+FILES: dict[str, bytes] = {
+    "empty.yaml": b"",
+    "comment.yaml": b"# later\n",
+    "tab.yaml": b"task: translation\n\tseed: 3\n",
+    "latin.yaml": b"task: translation\nabout: caf\xe9\n",
+    "binary.yaml": b"\x7fELF\x02\x01\x00",
+    "twice.yaml": b"task: translation\nseed: 1\nseed: 2\n",
+    "merged.yaml": b"task: translation\nmodel: &m {width: 2}\nupdate:\n  <<: *m\n",
+    "endless.yaml": b"a: &a [*a]\n",
+    "bomb.yaml": b"a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+    b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+    b"e: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n",
+    "deep.yaml": b"a: " + b"[" * 3000 + b"]" * 3000 + b"\n",
+    "other.yaml": b"task: translation\nenvironment: {kind: gymnasium, id: CartPole-v1}\nupdates: 3\n"
+    b"corpus: {kind: copy}\nevaluate: {every_updates: 1}\n",
+    "file": b"",
+    "en.txt": b"a\n",
+}
+HELP = "`footplate {} --help` says what there is"
+
+MISTAKES = {
+    # the command line itself
+    "trane copy-transformer": "command line: no such command 'trane'. Did you mean 'train', 'translate'? "
+    "`footplate --help` says what there is",
+    "train": f"command line: missing argument 'recipe'; {HELP.format('train')}",
+    "train copy-transformer --wokers 2": "command line: no such option: --wokers (Possible options: --workers); "
+    f"{HELP.format('train')}",
+    "resume one two": f"command line: got unexpected extra argument(s) (two); {HELP.format('resume')}",
+    # the recipe as a file
+    "train copy-transfomer": "recipe 'copy-transfomer': unknown; did you mean copy-transformer? "
+    "`footplate recipes` lists the names, and a path to a .yaml file will do",
+    "train nowhere.yaml": "nowhere.yaml: no such file; `footplate recipes` lists the recipes that can be given by name",
+    "train ./folder": "folder: is a folder; give the path of a YAML file",
+    "train empty.yaml": "empty.yaml: is empty; a recipe names at least its task, such as task: translation",
+    "train comment.yaml": "comment.yaml: is empty; a recipe names at least its task, such as task: translation",
+    "train tab.yaml": "tab.yaml:2: not valid YAML (a tab); indent with spaces",
+    "train latin.yaml": "latin.yaml:2: not UTF-8 (byte 0xe9); save the file as UTF-8",
+    "train binary.yaml": "binary.yaml:1: not valid YAML (the character '\\x7f'); remove it",
+    "train twice.yaml": "twice.yaml:3: seed: given twice (first in line 2); remove one",
+    "train merged.yaml": "merged.yaml:4: update.<<: merge keys are not read; write the keys out",
+    "train endless.yaml": "endless.yaml:1: nested more than 50 levels deep; make it flatter",
+    "train bomb.yaml": "bomb.yaml:1: more than 100,000 values; write fewer, or use fewer aliases",
+    "train deep.yaml": "deep.yaml:1: nested more than 50 levels deep; make it flatter",
+    "train other.yaml": "other.yaml:2: environment: unknown key; known here: updates, corpus, ...",
+    # overrides
+    "train copy-transformer seed": "command line: 'seed': expected key=value, such as seed=2",
+    "train copy-transformer =": "command line: '=': expected key=value, such as seed=2",
+    "train copy-transformer seed=": "command line: seed: expected a whole number, got null",
+    "train copy-transformer updates=-3": "command line: updates: must be at least 1, got -3",
+    "train copy-transformer updates=9999999999999999999": "command line: updates: too large; "
+    "whole numbers end at 9223372036854775807",
+    "train copy-transformer optimizer.learning_rate=.nan": "command line: optimizer.learning_rate: "
+    "must be a finite number, got nan",
+    "train copy-transformer optimizer.learning_rate=1e999": "command line: optimizer.learning_rate: "
+    "must be a finite number, got inf",
+    "train catch-paac steps=3": "command line: steps: 3 pays for no update, each takes environments * rollout_steps = "
+    "80; use at least as many",
+    # where runs lie
+    "train copy-transformer --name a/b": "--name: 'a/b' is not a plain folder name; "
+    "choose one without slashes or control characters",
+    "train copy-transformer --name ..": "--name: '..' is not a plain folder name; "
+    "choose one without slashes or control characters",
+    "train copy-transformer --runs file": "file/copy-transformer: cannot be made (Not a directory); "
+    "choose another folder with --runs",
+    # runs that are none
+    **{
+        f"{command} folder": "folder: no such run under runs (and no such folder with a job.yaml); "
+        "`footplate runs` lists them"
+        for command in ("resume", "evaluate", "show", "translate", "play")
+    },
+    "evaluate blank": "{here}/runs/blank: has no checkpoint that can be read; train it further first",
+    "translate blank": "{here}/runs/blank: has no checkpoint that can be read; train it further first",
+    "show blank": "{here}/runs/blank/metrics.jsonl: has no rows yet; wait for the first update, "
+    "or see log.txt for what went wrong",
+    "play blank": "{here}/runs/blank: has no checkpoint that can be read; train it further first",
+    "translate agent": "translate: a run of the task paac translates nothing; name a run of translation",
+    "schema nothing": "schema: unknown task 'nothing'; choose one of ...",
+    # text
+    "train text.yaml": "{here}/train.de: cannot be opened (No such file or directory); "
+    "set corpus.folder, relative to where the command runs",
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from footplate.job import load_job
+
+    folder = tmp_path_factory.mktemp("here")
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder").mkdir()
+    (folder / "text.yaml").write_text(
+        "task: translation\nupdates: 3\nevaluate: {every_updates: 3}\n"
+        "corpus: {kind: parallel, source: de, target: en}\n"
+    )
+    for name, recipe in (("blank", "copy-transformer"), ("agent", "catch-paac")):
+        (folder / "runs" / name).mkdir(parents=True)
+        (folder / "runs" / name / "job.yaml").write_text(load_job(recipe).to_yaml())
+    return folder
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exits_with_2(
+    here: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "argv", ["footplate", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    expected = "error: " + MISTAKES[command].replace("{here}", str(here))
+    assert (ended.value.code, said.count("\n")) == (2, 1), said
+    if expected.endswith("..."):  # a list that grows
+        assert said.startswith(expected.removesuffix("..."))
+    else:
+        assert said == f"{expected}\n"
+    assert sorted(path.name for path in (here / "runs").iterdir()) == ["agent", "blank"], "no run is left behind"
