@@ -10,8 +10,9 @@ from footplate.tracking.tracker import Call, Relay, Tracker, switched_off
 class Feed(Relay):
     """Passes calls to a tracker that lives on its own daemon thread, where it is also opened.
 
-    Calls wait in a bounded queue. Where it is full, the oldest row makes room; how many were lost is said once, when
-    the feed is closed. A tracker that raises, when it is opened or later, is switched off with one warning.
+    Calls wait in a bounded queue, which is emptied once in `pace_seconds`: a thread that woke for each row would take
+    the interpreter from training each time. Where it is full, the oldest row makes room; how many were lost is said
+    once, when the feed is closed. A tracker that raises, when it is opened or later, is switched off with one warning.
     """
 
     def __init__(
@@ -22,21 +23,24 @@ class Feed(Relay):
         *,
         capacity: int = 10_000,
         close_seconds: float = 75.0,
+        pace_seconds: float = 0.5,
     ) -> None:
         self._name = name
         self._open_tracker = open_tracker
         self._warn = warn
         self._capacity = capacity
         self._close_seconds = close_seconds
+        self._pace_seconds = pace_seconds
         self._calls: deque[Call] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._dropped = 0
         self._is_on = True
         self._thread = threading.Thread(target=self._work, name=f"feed {name}", daemon=True)
         self._thread.start()
 
     def pass_on(self, call: Call) -> None:
-        with self._changed:
+        with self._lock:
             if not self._is_on:
                 return
             if call.method == "activity" and self._calls and self._calls[-1].method == "activity":
@@ -44,13 +48,13 @@ class Feed(Relay):
             if len(self._calls) >= self._capacity:
                 self._drop_oldest()
             self._calls.append(call)
-            self._changed.notify()
 
     def close(self, outcome: str) -> None:
         """Let the tracker finish, for a limited time, and say what was lost."""
         super().close(outcome)
+        self._closing.set()
         self._thread.join(self._close_seconds)
-        with self._changed:
+        with self._lock:
             was_on, self._is_on = self._is_on, False
             unsent = len(self._calls)
         if was_on and self._thread.is_alive():
@@ -75,14 +79,15 @@ class Feed(Relay):
                 if call.method == "close":
                     return
         except Exception as error:
-            with self._changed:
+            with self._lock:
                 was_on, self._is_on = self._is_on, False
                 self._calls.clear()
             if was_on:
                 self._warn(switched_off(self._name, error))
 
     def _next(self) -> Call:
-        with self._changed:
-            while not self._calls:
-                self._changed.wait()
-            return self._calls.popleft()
+        while True:
+            with self._lock:
+                if self._calls:
+                    return self._calls.popleft()
+            self._closing.wait(self._pace_seconds)
