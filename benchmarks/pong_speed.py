@@ -41,8 +41,8 @@ class Case(NamedTuple):
     environments: int
     recipe: str
     rollout: int
-    lags: tuple[int, ...]
-    ours: tuple[Setting, ...]
+    ours: dict[str, tuple[Setting, ...]]
+    """The settings that are tried, by what says how far the actor lags behind."""
 
     @property
     def updates(self) -> tuple[int, int]:
@@ -52,20 +52,25 @@ class Case(NamedTuple):
         return max(5, timed // 5), timed
 
 
-ATARI = tuple(
-    Setting(1, (f"groups={groups}", f"environment.threads={threads}")) for groups, threads in ((1, 2), (2, 1), (2, 2))
+ALONE = tuple(
+    Setting(threads, (f"groups={groups}", f"environment.threads={emulator_threads}"))
+    for threads in (1, 2)
+    for groups, emulator_threads in ((1, 2), (2, 1))
 )
+# Beside an actor the learner has no core to spare.
+BESIDE = ALONE[:2]
+PONG = {"lag=0": ALONE, "lag=1": BESIDE}
 CASES = {
-    "pong-16": Case("pong", 16, "pong-paac", 5, (0, 1), ATARI),
-    "pong-32": Case("pong", 32, "pong-paac", 5, (0, 1), ATARI),
-    "cartpole": Case("cartpole", 32, "cartpole-paac", 32, (0,), (Setting(1, ()), Setting(2, ()))),
+    "pong-16": Case("pong", 16, "pong-paac", 5, PONG),
+    "pong-32": Case("pong", 32, "pong-paac", 5, PONG),
+    "cartpole": Case("cartpole", 32, "cartpole-paac", 32, {"lag=0": (Setting(1, ()), Setting(2, ()))}),
 }
 THEIRS = tuple(Setting(threads, (vector,)) for vector in ("dummy", "subproc") for threads in (1, 2))
 
 
-def ours(case: Case, lag: int, setting: Setting) -> dict[str, float]:
+def ours(case: Case, lag: str, setting: Setting) -> dict[str, float]:
     """`rate` in steps a second, and `resident_mebibytes` at most."""
-    keys = [f"environments={case.environments}", f"lag={lag}", f"threads={setting.threads}", *setting.words]
+    keys = [f"environments={case.environments}", lag, f"threads={setting.threads}", *setting.words]
     return run(Path(sys.executable), "paac_steps.py", [case.recipe, *keys], case, setting)
 
 
@@ -90,58 +95,47 @@ def run(python: Path, program: str, arguments: Sequence[str], case: Case, settin
 
 
 def compare(case: Case, rounds: int) -> list[str]:
-    """The rows of a case: theirs, then ours with each lag."""
+    """The table of a case: theirs, then ours with each lag."""
     sides: dict[str, Any] = {"stable-baselines3 A2C": (THEIRS, lambda setting: theirs(case, setting))}
-    for lag in case.lags:
-        name = "PAAC, `lag: 1`" if lag else "PAAC"
-        sides[name] = (case.ours, lambda setting, lag=lag: ours(case, lag, setting))
+    for lag, settings in case.ours.items():
+        sides[f"PAAC, {lag}"] = (settings, lambda setting, lag=lag: ours(case, lag, setting))
     best = {name: max(settings, key=lambda setting: side(setting)["rate"]) for name, (settings, side) in sides.items()}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (_, side) in sides.items():
             rates[name].append(side(best[name])["rate"])
-    rows = []
+    rows = ["| | best setting | steps/s, median | lowest | highest | ratio |", "|---|---|---|---|---|---|"]
     reference = statistics.median(next(iter(rates.values())))
     for name, values in rates.items():
         median = statistics.median(values)
         numbers = [f"{value:,.0f}" for value in (median, min(values), max(values))]
-        row = [f"{case.game.capitalize()}, {case.environments}", name, str(best[name]), *numbers]
-        rows.append("| " + " | ".join([*row, f"{median / reference:.2f}"]) + " |")
+        rows.append("| " + " | ".join([name, str(best[name]), *numbers, f"{median / reference:.2f}"]) + " |")
     return rows
 
 
 def scaling(rounds: int) -> list[str]:
     """Steps a second and memory of Pong against the number of environments."""
-    lines = ["| environments | steps/s | with `lag: 1` | MiB resident | with `lag: 1` |", "|---|---|---|---|---|"]
+    lines = ["| environments | steps/s | with lag=1 | MiB resident | with lag=1 |", "|---|---|---|---|---|"]
     for environments in SCALES:
         case = CASES["pong-16"]._replace(environments=environments)
-        found = [[ours(case, lag, ATARI[1]) for _ in range(rounds)] for lag in case.lags]
+        found = [[ours(case, lag, settings[1]) for _ in range(rounds)] for lag, settings in case.ours.items()]
         rates = [f"{statistics.median(one['rate'] for one in of):,.0f}" for of in found]
         memory = [f"{max(one['resident_mebibytes'] for one in of):,.0f}" for of in found]
         lines.append(f"| {environments} | " + " | ".join(rates + memory) + " |")
-    return [*lines, "", f"{ATARI[1]}; median of {rounds}."]
+    return [*lines, "", f"{ALONE[1]}; median of {rounds}."]
 
 
 def main() -> None:
-    """Measure, print, and write the blocks `pong-speed` and `scaling-environments`."""
+    """Measure, print, and write the blocks `pong-16-speed`, `pong-32-speed`, `cartpole-speed`, `scaling-environments`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=[*CASES, "scaling"], nargs="*", help="print these, and write nothing")
+    parser.add_argument("--only", choices=[*CASES, "scaling"], nargs="*", help="measure and write these")
     options = parser.parse_args()
-    wanted = options.only or [*CASES, "scaling"]
-    command = f"`python benchmarks/pong_speed.py` ({options.rounds} rounds), {machine()}."
-    lines = [
-        "| environments | | best setting | median steps/s | lowest | highest | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in CASES:
-        if name in wanted:
-            lines += compare(CASES[name], options.rounds)
-    grown = scaling(options.rounds) if "scaling" in wanted else []
-    print(*lines, *grown, sep="\n")
-    if not options.only:
-        replace_block(PAGE, "pong-speed", [*lines, "", command])
-        replace_block(PAGE, "scaling-environments", [*grown, "", command])
+    for name in options.only or [*CASES, "scaling"]:
+        lines = scaling(options.rounds) if name == "scaling" else compare(CASES[name], options.rounds)
+        lines += ["", f"`python benchmarks/pong_speed.py` ({options.rounds} rounds), {machine()}."]
+        print(*lines, sep="\n")
+        replace_block(PAGE, "scaling-environments" if name == "scaling" else f"{name}-speed", lines)
 
 
 if __name__ == "__main__":

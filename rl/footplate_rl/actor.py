@@ -20,9 +20,12 @@ class Actor:
     at once.
     """
 
-    def __init__(self, groups: Sequence[Group], steps: int, environments: int, share: slice, context: Context) -> None:
-        """A rollout has `steps` steps; this rank has the columns `share` of all `environments`."""
+    def __init__(
+        self, groups: Sequence[Group], steps: int, environments: int, share: slice, threads: int, context: Context
+    ) -> None:
+        """A rollout has `steps` steps; this rank has the columns `share` of all `environments`; torch has `threads`."""
         self._groups, self._shape_TN, self._share, self._context = groups, (steps, environments), share, context
+        self._threads = threads
         space = groups[0].environments.observation_space
         self._rollouts = [Rollout(steps, share.stop - share.start, space, context) for _ in range(2)]
         self._snapshot: ActorCritic | None = None
@@ -60,5 +63,11 @@ class Actor:
 
     def _play(self, network: ActorCritic, number: int) -> Rollout:
         uniforms_TN = self._context.stream("act", number).random(self._shape_TN)
-        self._rollouts[0].collect(network, self._groups, uniforms_TN[:, self._share])
+        # A number of the calling thread's own: a learner beside this one keeps its.
+        learning_threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            self._rollouts[0].collect(network, self._groups, uniforms_TN[:, self._share])
+        finally:
+            torch.set_num_threads(learning_threads)
         return self._rollouts[0]

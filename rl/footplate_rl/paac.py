@@ -44,6 +44,8 @@ class Config(Section):
     lag: Literal[0, 1] = 0
     """1 plays the next rollout during an update, in a thread, under the parameters from before that update: faster, and
     one update off the policy. The first rollout after environments start anew has the newest. 0 is the paper's."""
+    acting_threads: Count = 1
+    """torch's threads while emulators run beside; learning has the job's `threads`. On two cores a second one costs."""
     rollout_steps: Count = 5
     """Steps of each environment between two updates, t_max."""
     discount: Fraction = 0.99
@@ -133,7 +135,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     share = own_rows(config.environments, config.update.accumulate, context)
     with (
         open_groups(config.environment, share, config.groups, context.seed) as groups,
-        closing(Actor(groups, config.rollout_steps, config.environments, share, context)) as actor,
+        closing(
+            Actor(groups, config.rollout_steps, config.environments, share, config.acting_threads, context)
+        ) as actor,
     ):
         environments = groups[0].environments
         context.seed_torch("initialise")

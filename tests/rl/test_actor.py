@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
 from footplate.errors import FootplateError, TrainingError
 from footplate.step import Step
 from footplate.update import Update
+from footplate_rl.actor import Actor
 from footplate_rl.groups import open_groups
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import build_network
@@ -169,6 +170,34 @@ def test_a_run_that_is_closed_in_between_leaves_no_thread_behind() -> None:
     assert actors()
     training.close()  # type: ignore[attr-defined]
     assert actors() == []
+
+
+class Counting(nn.Module):
+    """Always takes action 0; its values are how many threads torch has where it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        logits_MA = torch.tensor([100.0, -100.0]).expand(len(observations), 2)
+        return logits_MA, torch.full((len(observations),), float(torch.get_num_threads()))
+
+
+def test_acting_has_its_own_number_of_threads_and_learning_keeps_its() -> None:
+    network: Any = Counting()
+    environment, share = config_of().environment, slice(0, 2)
+    with (
+        open_groups(environment, share, 1, seed=1) as groups,
+        closing(Actor(groups, 3, 2, share, 2, Context())) as actor,
+    ):
+        actor.reset(0)
+        here = actor.rollout(network, 0).values_SN.unique().tolist()
+        assert torch.get_num_threads() == 1
+        actor.start(network, 1)
+        beside = actor.rollout(network, 1).values_SN.unique().tolist()
+    assert here == beside == [2.0]
+    assert torch.get_num_threads() == 1
 
 
 def one_of_two(rank: int, folder: Path) -> None:

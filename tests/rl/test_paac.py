@@ -227,7 +227,7 @@ def gradient(context: Context) -> dict[str, Tensor]:
     """This rank's share of the gradient over two rollouts of 12 environments, in which episodes end."""
     share = own_rows(12, 1, context)
     config = Config.model_validate({"environment": CARTPOLE}).environment
-    with open_groups(config, share, 1, seed=1) as groups, closing(Actor(groups, 30, 12, share, context)) as actor:
+    with open_groups(config, share, 1, seed=1) as groups, closing(Actor(groups, 30, 12, share, 1, context)) as actor:
         context.seed_torch("initialise")
         spaces = groups[0].environments.observation_space, groups[0].environments.action_space
         network = context.place(build_network(MLP(), *spaces))
