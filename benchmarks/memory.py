@@ -119,7 +119,7 @@ def main() -> None:
         lines += corpus_rows(options.multi30k, options.updates, options.times)
     lines.append(growth_row(options.recipe, ["updates=1000000000", "best=null"], options.minutes))
     print(lines[-1])
-    command = f"`python benchmarks/memory.py --minutes {options.minutes:g}`"
+    command = f"`python benchmarks/memory.py --minutes {options.minutes:g} --updates {options.updates}`"
     replace_block(ROOT / "docs" / "speed.md", "memory", [*lines, "", f"{command}, {machine()}."])
 
 
