@@ -39,6 +39,7 @@ benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/training_profile.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/pong_speed.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

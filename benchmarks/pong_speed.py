@@ -126,7 +126,7 @@ def scaling(rounds: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and write the blocks `pong-16-speed`, `pong-32-speed`, `cartpole-speed`, `scaling-environments`."""
+    """Measure, print, and write the blocks `CASE-speed` and `scaling-environments`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=[*CASES, "scaling"], nargs="*", help="measure and write these")
