@@ -22,5 +22,7 @@ def test_it_is_caught_as_well_where_a_reset_takes_a_step_of_its_own() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_it_is_caught_as_well_by_an_actor_that_lags_an_update_behind(seed: int) -> None:
-    *_, last = run(load_job("catch-paac", [f"seed={seed}", "lag=1", "device=cpu"]))
+    """With smaller steps: at the recipe's 0.003 one seed of five ends at 0, its actor too far from what is learnt."""
+    smaller_steps = ["optimizer.learning_rate=0.001", "steps=160000"]
+    *_, last = run(load_job("catch-paac", [f"seed={seed}", "lag=1", "device=cpu", *smaller_steps]))
     assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
