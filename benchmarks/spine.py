@@ -44,12 +44,14 @@ def terminal() -> Iterator[None]:
         reader.wait()
 
 
-def drive_overhead(rounds: int) -> list[float]:
+def drive_overhead(rounds: int, updates_a_row: int) -> list[float]:
     """Seconds that `drive` adds to an update: what it takes of the training thread, and what its threads compute."""
     added = []
     with tempfile.TemporaryDirectory() as runs:
         recipe = Path(runs) / "busy.yaml"
-        recipe.write_text("task: busy_task\nthreads: 1\ntrack: {tensorboard: true}\n")
+        recipe.write_text(
+            f"task: busy_task\nthreads: 1\ntrack: {{tensorboard: true, every_updates: {updates_a_row}}}\n"
+        )
         job = load_job(recipe)
         for number in range(rounds):
             folder = create_run(Path(runs), f"round-{number}", "busy")
@@ -94,9 +96,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     measured = {
-        "`drive` with metrics.jsonl, log, console and TensorBoard: ms added to an update": [
-            1000 * seconds for seconds in drive_overhead(rounds)
-        ],
+        f"`drive` with metrics.jsonl, log, console and TensorBoard, {rows}: ms added to an update of 10 ms": [
+            1000 * seconds for seconds in drive_overhead(rounds, updates_a_row)
+        ]
+        for rows, updates_a_row in (("a row each update", 1), ("a row in 10 updates", 10))
+    } | {
         "`footplate --help`: s": help_seconds(rounds),
         "`footplate train copy-transformer` to its first update: s": first_update_seconds(rounds),
     }

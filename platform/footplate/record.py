@@ -1,6 +1,7 @@
 """The record of a run: what rank 0 writes into the run folder and shows on the screen."""
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from footplate.step import Activity, Stateful, Step
 from footplate.tracking import Tracker, open_trackers
 
 SECONDS_BETWEEN_STATUS = 1.0
+SECONDS_BETWEEN_LOOKS = 0.1  # at the `stop` file: a look costs more than the rest of a short update's books
 
 
 class Record:
@@ -32,6 +34,7 @@ class Record:
         self._ledger = ledger
         self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
         self._status_written = 0.0
+        self._looked_for_stop = -math.inf
         self._said_that_the_status_fails = False
         self._outcome = "finished"
         self._said_that_the_best_is_missing = False
@@ -129,6 +132,10 @@ class Record:
 
     def stop_requested(self) -> str | None:
         """The reason in the run folder's `stop` file, which whoever launched the run may write."""
+        now = time.monotonic()
+        if now - self._looked_for_stop < SECONDS_BETWEEN_LOOKS:
+            return None
+        self._looked_for_stop = now
         try:
             return self._folder.stop.read_text().strip() or "asked to stop"
         except OSError:

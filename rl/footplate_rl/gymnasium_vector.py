@@ -161,6 +161,7 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, environment: Environment, index: int, here: bool) -> None:
         super().__init__(environment)
         self._index, self._here = index, here
+        self._shape = self.observation_space.shape  # a wrapper asks all that it wraps for it each time
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
@@ -171,6 +172,8 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, information
 
     def step(self, action: Any) -> StepResult:
+        if isinstance(action, np.integer):
+            action = int(action)  # `Discrete` takes ten times as long to check one of NumPy's
         try:
             observation, reward, terminated, truncated, information = self.env.step(action)
             self._check(observation)
@@ -179,8 +182,8 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, float(reward), bool(terminated), bool(truncated), information
 
     def _check(self, observation: Any) -> None:
-        if (shape := np.shape(observation)) != self.observation_space.shape:
-            raise ValueError(f"an observation of shape {shape} where the space has {self.observation_space.shape}")
+        if (shape := np.shape(observation)) != self._shape:
+            raise ValueError(f"an observation of shape {shape} where the space has {self._shape}")
 
     def _nothing(self) -> NDArray[Any]:
         return np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
