@@ -84,13 +84,18 @@ class Checkpoint:
         """Load every part from the file of its name."""
         from torch import nn
 
+        from footplate.part_files import first_misfit
+
         for name, part in parts.items():
             state = self.load_module_state(name) if isinstance(part, nn.Module) else self.load_state(name)
             try:
                 part.load_state_dict(state)
             except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-                reason = " ".join(str(error).split())
-                raise CheckpointError(f"{self.folder}: {name}: does not fit this job ({reason[:300]})") from error
+                reason = first_misfit(part, state) if isinstance(part, nn.Module) else " ".join(str(error).split())
+                raise CheckpointError(
+                    f"{self.folder}: {name}: does not fit this job ({reason[:300]}); "
+                    "use the settings that it was trained with"
+                ) from error
 
     def load_module_state(self, name: str) -> "dict[str, Tensor]":
         """The `state_dict` of a module, ties included."""

@@ -22,9 +22,8 @@ def stop_on_signals() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         arrived.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         # A bare write: printing from a signal handler can meet a print that it has interrupted.
-        os.write(
-            2, f"\n{arrived[0]}: ending after this update, saved where that is possible; again abandons it\n".encode()
-        )
+        line = f"{arrived[0]}: ending after this update or evaluation, saved where that is possible; again abandons it"
+        os.write(2, f"\n{line}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

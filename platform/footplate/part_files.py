@@ -83,6 +83,17 @@ def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     return kept, ties
 
 
+def first_misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What keeps a module from loading this state, which it has refused to."""
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            return f"it has no {name}"
+        if state[name].shape != tensor.shape:
+            return f"its {name} has shape {tuple(state[name].shape)} where the job has {tuple(tensor.shape)}"
+    return f"the job has no {next((name for name in state if name not in own), 'such parameters')}"
+
+
 def _copied(value: Any, earlier: Any) -> Any:
     """A copy on the CPU, its tensors where those of the earlier copy were, wherever shape and kind are the same."""
     if isinstance(value, Tensor):

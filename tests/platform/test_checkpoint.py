@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +159,26 @@ def test_a_checkpoint_of_another_kind_of_run_is_refused(tmp_path: Path) -> None:
     assert str(raised.value) == f"{tmp_path / '000001'}: has no replay.pt; it is a checkpoint of another kind of run"
 
 
-def test_a_checkpoint_of_another_size_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "misfit"),
+    [
+        (lambda model: nn.Embedding(4, 3), "its embedding.weight has shape (5, 3) where the job has (4, 3)"),
+        (lambda model: nn.Sequential(model.embedding), "it has no embedding.0.weight"),
+        (lambda model: nn.Identity(), "the job has no embedding.weight"),
+    ],
+    ids=["shape", "missing", "unexpected"],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(
+    tmp_path: Path, change: Callable[[Tied], Any], misfit: str
+) -> None:
     store, _ = store_with(tmp_path, [1])
-    other = nn.Module()
-    other.embedding = nn.Embedding(4, 3)
+    model = Tied()
+    model.embedding = change(model)
     with pytest.raises(CheckpointError) as raised:
-        store.at(1).restore({"model": other})
-    assert str(raised.value).startswith(
-        f"{tmp_path / '000001'}: model: does not fit this job (Error(s) in loading state_dict"
+        store.at(1).restore({"model": model})
+    assert str(raised.value) == (
+        f"{tmp_path / '000001'}: model: does not fit this job ({misfit}); use the settings that it was trained with"
     )
-    assert "\n" not in str(raised.value)
 
 
 def test_what_a_killed_writer_left_is_swept_and_never_seen(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_one_ctrl_c_finishes_an_evaluation_and_a_second_one_abandons_it(
                 time.sleep(0.001)
     said = output.read_text()
     assert process.returncode == code, said
-    assert "\nCtrl-C: ending after this update, saved where that is possible; again abandons it\n" in said
+    assert "\nCtrl-C: ending after this update or evaluation, saved where that is possible; again abandons it\n" in said
     assert "Traceback" not in said
     assert folder.read_status()["state"] == "stopped"
     # The signal may come before update 19 has been handed on; then the run ends there, without evaluation.
