@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from footplate.folder import RunFolder
     from footplate.job import Job
     from footplate_nlp.translation import Config
 
@@ -60,7 +61,7 @@ def translate(
     settings = search | {"average": average, "device": device}
     folder = open_run(run, runs)
     given = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    job, config = _load(folder.job, [*given, *(overrides or [])])
+    job, config = _load(folder, [*given, *(overrides or [])])
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
@@ -77,15 +78,16 @@ def translate(
             sys.stdout.flush()
 
 
-def _load(path: Path, overrides: list[str]) -> "tuple[Job, Config]":
+def _load(folder: "RunFolder", overrides: list[str]) -> "tuple[Job, Config]":
     """A run's job, changed, and its configuration; another task is refused before changes that it cannot know."""
     from footplate.errors import FootplateError
-    from footplate.job import load_job, read_job
+    from footplate.evaluation import load_for_evaluation
+    from footplate.job import read_job
     from footplate_nlp.translation import Config
 
-    job = read_job(path)
+    job = read_job(folder.job)
     if isinstance(job.config, Config):
-        job = load_job(path, overrides)
+        job = load_for_evaluation(folder, overrides)
     if not isinstance(job.config, Config):
         raise FootplateError(f"translate: a run of the task {job.task} translates nothing; name a run of translation")
     return job, job.config

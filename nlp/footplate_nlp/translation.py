@@ -29,6 +29,8 @@ from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
+EVALUATION_KEYS = ("evaluate", "corpus", "average")
+
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
 

@@ -13,6 +13,8 @@ from footplate.step import metric_value
 from footplate.tasks import load_task
 from footplate.tracking.console import Console
 
+_KEYS_OF_ANY_JOB = ("seed", "device", "precision", "threads", "deterministic", "debug")
+
 
 def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     """The run's checkpoint called `best` (the newest where none has a score), `last`, or by its update.
@@ -35,9 +37,21 @@ def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     return checkpoint
 
 
+def load_for_evaluation(folder: RunFolder, overrides: Sequence[str]) -> Job:
+    """The job of a run with some keys changed. Raises FootplateError for a key that matters only in training."""
+    job = load_job(folder.job, overrides)
+    task = load_task(job.task)
+    keys = [*getattr(task, "EVALUATION_KEYS", ()), *_KEYS_OF_ANY_JOB]
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if hasattr(task, "EVALUATION_KEYS") and key.partition(".")[0] not in keys:
+            raise FootplateError(f"{key}: changes nothing once a run is trained; leave it out ({', '.join(keys)} can)")
+    return job
+
+
 def evaluate_run(folder: RunFolder, overrides: Sequence[str], which: str) -> dict[str, float]:
     """Evaluate, showing progress; prints and returns the metrics."""
-    job = load_job(folder.job, overrides)
+    job = load_for_evaluation(folder, overrides)
     task = load_task(job.task)
     if not hasattr(task, "evaluate"):
         raise FootplateError(

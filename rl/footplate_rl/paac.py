@@ -127,6 +127,8 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.environments": 2,
 }
 
+EVALUATION_KEYS = ("evaluate", "environment")
+
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
 
 
