@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ import ray
 
 from footplate.errors import FootplateError
 from footplate.job import Job
+
+SECONDS_TO_ANSWER = 5.0
 
 
 @contextmanager
@@ -66,6 +69,20 @@ def _check_address(address: str | None) -> None:
         raise FootplateError(
             f"--address {address}: that is the address of Ray's dashboard; to train give host:6379 or auto"
         )
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise FootplateError(f"--address {address}: is no address of a cluster; give host:6379, auto or local")
+    try:
+        # Ray itself would try for ten minutes, at length.
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FootplateError(
+            f"--address {address}: nobody answers there ({reason}); start a cluster with `ray start --head`, "
+            "or give the address that it printed"
+        ) from error
 
 
 def share_of_a_worker(job: Job) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Addresses that cannot be meant are refused before anything is started."""
+"""Addresses that cannot be meant, or where nobody answers, are refused before anything is started."""
 
 import pytest
 
@@ -18,9 +18,15 @@ from footplate_cluster.connection import connected
             "http://head:8265",
             "--address http://head:8265: that is the address of Ray's dashboard; to train give host:6379 or auto",
         ),
+        ("nonsense", "--address nonsense: is no address of a cluster; give host:6379, auto or local"),
+        (
+            "127.0.0.1:1",
+            "--address 127.0.0.1:1: nobody answers there (Connection refused); start a cluster with "
+            "`ray start --head`, or give the address that it printed",
+        ),
     ],
 )
-def test_an_address_of_another_kind_is_refused(address: str, message: str) -> None:
+def test_an_address_without_a_cluster_is_refused_at_once(address: str, message: str) -> None:
     with pytest.raises(FootplateError) as raised, connected(address):
         pass
     assert str(raised.value) == message
