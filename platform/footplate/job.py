@@ -102,7 +102,7 @@ class Job(Section):
     on: Literal["here", "ray"] = "here"
     """`here` runs in this process, `ray` on a Ray cluster."""
     address: str | None = None
-    """The Ray cluster: `auto` or `host:6379`; null starts one on this machine."""
+    """The Ray cluster: `auto` or `host:6379`; null, and `local`, start one on this machine."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """What computes; `auto` takes a GPU where there is one."""
     precision: Precision = "fp32"
@@ -155,7 +155,7 @@ class Job(Section):
         """The job with what this machine decides written out, so that a run that moves keeps its thread count."""
         if self.threads is not None:
             return self
-        elsewhere = self.on != "here" and self.address is not None
+        elsewhere = self.on != "here" and self.address not in (None, "local")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = self.resources.cpus_per_worker if elsewhere else max(1, cores // self.resources.workers)
         return self.model_copy(update={"threads": threads})

@@ -25,14 +25,23 @@ Shrinking = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Curve(Section, ABC):
-    """A schedule: a warm-up, and what follows it."""
+    """A schedule: a function of the update's number and of the run's length."""
 
     kind: str
+
+    @abstractmethod
+    def at(self, update: int, updates: int) -> float:
+        """The factor of update number `update` (from 1) in a run of `updates`."""
+
+
+class _Warmed(_Curve, ABC):
+    """A schedule that begins with a warm-up."""
+
     warmup_updates: WholeNumber = 0
     """How many updates the learning rate rises over, in a straight line; 0 starts at once."""
 
     def at(self, update: int, updates: int) -> float:
-        """The factor of update number `update` (from 1) in a run of `updates`: min(1, n / w) or what follows.
+        """min(1, n / w), or what follows.
 
         Source of the warm-up: Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
         """
@@ -45,7 +54,7 @@ class _Curve(Section, ABC):
         """The factor when `done` updates have been made since the warm-up, of a run of `updates` in all."""
 
 
-class _Descending(_Curve, ABC):
+class _Descending(_Warmed, ABC):
     """A schedule that reaches its end at a horizon."""
 
     updates: Count | None = None
@@ -57,7 +66,7 @@ class _Descending(_Curve, ABC):
         return min(1.0, done / way) if way > 0 else 1.0
 
 
-class Constant(_Curve):
+class Constant(_Warmed):
     """1 for ever, after the warm-up."""
 
     kind: Literal["constant"] = "constant"
@@ -66,7 +75,7 @@ class Constant(_Curve):
         return 1.0
 
 
-class InverseSqrt(_Curve):
+class InverseSqrt(_Warmed):
     """min(n / w, sqrt(w / n)): `learning_rate` is the peak, reached at update w.
 
     Source: Vaswani et al. 2017, "Attention is all you need", eq. 3, whose peak is 1 / sqrt(d_model w).
@@ -106,7 +115,7 @@ class Cosine(_Descending):
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.progress(done, updates))) / 2
 
 
-class Stepped(_Curve):
+class Stepped(_Warmed):
     """factor ^ floor(m / every): a drop after every so many updates.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", section 3.4.
@@ -122,7 +131,7 @@ class Stepped(_Curve):
         return float(self.factor ** (done // self.every_updates))
 
 
-class Exponential(_Curve):
+class Exponential(_Warmed):
     """factor ^ (m / every): the same drops as `step`, spread evenly.
 
     Source: Bottou 2012, "Stochastic gradient descent tricks", section 2.2, speaks of why a rate must fall; this is its
@@ -139,16 +148,16 @@ class Exponential(_Curve):
         return float(self.factor ** (done / self.every_updates))
 
 
-class OneCycle(_Descending):
-    """Up from `start` to 1, down again in as many updates, then down to `end`; each in a straight line over m / U.
+class OneCycle(_Curve):
+    """Up from `start` to 1, down again in as many updates, then down to `end`: three straight lines over (n - 1) / U.
 
-    Source: Smith 2018, "A disciplined approach to neural network hyper-parameters", section 4.1. Momentum, which the
-    paper lowers while the rate is high, stays as it is.
+    It rises by itself, so there is no warm-up. Source: Smith 2018, "A disciplined approach to neural network
+    hyper-parameters", section 4.1. Momentum, which the paper lowers while the rate is high, stays as it is.
     """
 
     kind: Literal["one_cycle"] = "one_cycle"
-    warmup_updates: Literal[0] = 0
-    """None: the cycle begins with a rise of its own."""
+    updates: Count | None = None
+    """The update at which the schedule ends; None: with the run."""
     cycle: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The share of the updates that rise and fall take together; the rest is the last descent."""
     start: Fraction = 0.1
@@ -156,14 +165,14 @@ class OneCycle(_Descending):
     end: Fraction = 0.001
     """Where the last descent ends, as a share of the learning rate."""
 
-    def after(self, done: int, updates: int) -> float:
-        progress, half = self.progress(done, updates), self.cycle / 2
+    def at(self, update: int, updates: int) -> float:
+        progress, half = min(1.0, (update - 1) / (self.updates or updates)), self.cycle / 2
         if progress <= self.cycle:
             return 1 - (1 - self.start) * abs(progress - half) / half
         return self.start + (self.end - self.start) * (progress - self.cycle) / (1 - self.cycle)
 
 
-class Plateau(_Curve):
+class Plateau(_Warmed):
     """A drop whenever evaluations stop getting better; the task feeds them through `Update.observe`.
 
     Source: Bahar et al. 2017, "Empirical investigation of optimization algorithms in neural machine translation",

@@ -14,6 +14,7 @@ import torch
 from pydantic import model_validator
 
 from footplate.context import Context
+from footplate.job import Job
 from footplate.optimizers import Optimizer, RmsProp
 from footplate.schedules import Linear, Plateau, Schedule
 from footplate.section import Count, Fraction, NonNegative, Positive, Section
@@ -72,8 +73,8 @@ class Config(Section):
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
     reset_every_updates: Count = 2_000
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
-    the last, and `save.every_updates` should be a multiple (else only common multiples are saved: with 2 and 3, each
-    sixth). Episodes cut this way bootstrap from the value of where they stood, and no statistic counts them."""
+    the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from the value of where they
+    stood, and no statistic counts them."""
 
     @property
     def updates(self) -> int:
@@ -130,6 +131,17 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+def check(job: Job) -> None:
+    """Raise ValueError where checkpoints would be rarer than the job says."""
+    assert isinstance(job.config, Config)
+    every, reset = job.save.every_updates, job.config.reset_every_updates
+    if every is not None and every % reset:
+        raise ValueError(
+            f"save.every_updates: {every} is no multiple of reset_every_updates: {reset}, and only there a run can be "
+            "saved; make it one"
+        )
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:

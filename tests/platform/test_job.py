@@ -119,3 +119,15 @@ def test_watching_no_metric_is_refused(recipe: Path) -> None:
         load_job(recipe, ["best=", "stop.patience_evaluations=3"])
     assert caught.value.problems == [f"command line: {text}"]
     assert Job(task="small", config=Plain(), stop=Stop(target=1.0), best=Best(metric="eval/bleu")).updates == 3
+
+
+def test_a_cluster_on_this_machine_takes_its_threads_and_another_the_reserved_ones(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    on_ray = ["on=ray", "resources.workers=2", "resources.cpus_per_worker=3", "threads="]
+    threads = [
+        load_job(recipe, [*on_ray, *where]).settled().threads for where in ([], ["address=local"], ["address=auto"])
+    ]
+    assert threads == [4, 4, 3]
+    assert load_job(recipe, ["threads="]).settled().threads == 8

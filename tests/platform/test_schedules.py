@@ -116,8 +116,13 @@ def test_one_cycle_can_be_all_cycle() -> None:
     assert [rate.factor(number) for number in range(1, 6)] == pytest.approx([0.5, 0.75, 1.0, 0.75, 0.5])
 
 
+def test_one_cycle_ends_where_it_is_told() -> None:
+    rate = build_schedule(OneCycle(cycle=1.0, start=0.5, updates=4), 100)
+    assert [rate.factor(number) for number in (1, 3, 5, 50)] == pytest.approx([0.5, 1.0, 0.5, 0.5])
+
+
 def test_one_cycle_refuses_a_warmup_of_its_own() -> None:
-    with pytest.raises(ValidationError, match="Input should be 0"):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         TypeAdapter(Schedule).validate_json('{"kind": "one_cycle", "warmup_updates": 10}')
 
 

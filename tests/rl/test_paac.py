@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
 from footplate.errors import FootplateError
+from footplate.job import load_job
 from footplate.step import Mean, Step
 from footplate_rl.actor import Actor
 from footplate_rl.groups import open_groups, own_rows
@@ -79,6 +80,16 @@ def test_an_evaluation_where_nothing_can_be_saved_is_refused() -> None:
         "Value error, evaluate.every_updates: 8 is no multiple of reset_every_updates: 3, "
         "and only there a policy can be saved; make it one"
     )
+
+
+def test_a_save_where_nothing_can_be_saved_is_refused() -> None:
+    with pytest.raises(FootplateError) as error:
+        load_job("catch-paac", ["save.every_updates=150"])
+    assert str(error.value).endswith(
+        "save.every_updates: 150 is no multiple of reset_every_updates: 200, and only there a run can be saved; "
+        "make it one"
+    )
+    assert load_job("catch-paac", ["save.every_updates=400"]).save.every_updates == 400
 
 
 def test_environments_that_can_not_be_shared_evenly_are_refused() -> None:
