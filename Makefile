@@ -10,6 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test check learn chaos benchmark clean
 
 $(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv: torch, then the rest; some minutes the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -36,10 +37,13 @@ learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 
 benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/training_profile.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/pong_speed.py
+	$(BIN)/python benchmarks/paac_profile.py
+	$(BIN)/python benchmarks/checkpoint_stall.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -60,7 +60,7 @@ class ScanCorpus(Section):
 
 
 class CopyCorpus(Section):
-    """Random sequences of letters to be copied, or reversed: a toy that any correct model learns in seconds."""
+    """Random sequences of letters to be copied, or reversed: a toy that any correct model learns at once."""
 
     kind: Literal["copy"] = "copy"
     reverse: bool = False

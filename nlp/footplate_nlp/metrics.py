@@ -65,5 +65,5 @@ def _forget_the_text() -> None:
 
 def as_table(scores: dict[str, Score]) -> Table:
     """The numbers with their signatures, to be cited."""
-    rows = [(name, f"{score.value:.2f}", score.signature) for name, score in scores.items()]
+    rows = [(name, f"{score.value:.2f}", score.signature or "-") for name, score in scores.items()]
     return Table(("metric", "value", "signature"), rows)

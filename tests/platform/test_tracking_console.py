@@ -48,7 +48,13 @@ def test_without_a_terminal_a_line_is_printed_every_ten_seconds_and_for_each_eva
         "update 28/1,000",
     ]
     assert lines[2] == "update 18/1,000  eval/bleu 12.5"
-    assert stream.getvalue().splitlines()[4:] == ["update 30/1,000  eval/bleu 12.5  train/loss 30"]
+    assert stream.getvalue().splitlines()[4:] == ["update 30/1,000  train/loss 30"]
+
+
+def test_an_evaluation_hides_no_training_metrics_that_were_due() -> None:
+    with plain_console(5) as (console, stream, _):
+        console.row({"update": 5, "train/loss": 2.0, "eval/bleu": 12.5})
+    assert stream.getvalue().splitlines() == ["update 5/5  train/loss 2", "update 5/5  eval/bleu 12.5"]
 
 
 def test_metrics_that_matter_most_come_first_and_rates_and_time_left_last() -> None:

@@ -68,10 +68,10 @@ class Console:
         self._progress.observe(row)
         self._show()
         evaluation = self._progress.evaluation(row)
+        if self._live is None and self._clock() >= self._line_due:
+            self._progress_line()
         if evaluation:
             self._line([f"update {self._progress.count()}", *evaluation])
-        elif self._live is None and self._clock() >= self._line_due:
-            self._progress_line()
 
     def media(self, update: int, media: Mapping[str, Medium]) -> None:
         """Print tables, and say where the rest is."""
@@ -147,7 +147,8 @@ class Console:
 
     def _progress_line(self, *, is_last: bool = False) -> None:
         progress = self._progress
-        facts = [*progress.metrics(), *progress.rates(), "" if is_last else progress.left()]
+        # Evaluations have lines of their own, under their update.
+        facts = [*progress.metrics(evaluations=False), *progress.rates(), "" if is_last else progress.left()]
         self._line([f"update {progress.count()}", *facts])
 
     def _line(self, facts: list[str]) -> None:

@@ -54,10 +54,11 @@ class Progress:
         """How long still."""
         return "" if self.seconds_left is None else f"{duration(self.seconds_left)} left"
 
-    def metrics(self) -> list[str]:
+    def metrics(self, *, evaluations: bool = True) -> list[str]:
         """The newest value of each metric: what the job watches, loss and return, evaluations, the rest, work."""
         latest = self._latest
-        return [f"{name} {number(latest[name])}" for name in sorted(latest, key=self._importance) if name != "update"]
+        names = (name for name in latest if name != "update" and (evaluations or not name.startswith("eval/")))
+        return [f"{name} {number(latest[name])}" for name in sorted(names, key=self._importance)]
 
     def evaluation(self, row: Mapping[str, float]) -> list[str]:
         """The evaluation in a row, empty if there is none."""
