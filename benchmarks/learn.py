@@ -30,7 +30,7 @@ class Goal(NamedTuple):
 
 
 RESULTS = Path(__file__).with_name("learn.json")
-SCAN = ROOT.parent / "shared" / "data" / "scan"
+SCAN = Path("..", "shared", "data", "scan")  # from ROOT, where every command runs
 GOALS = (
     Goal("copy-transformer", ("evaluate.split=test",), "eval/exact_match", 99.0),
     Goal("catch-paac", ("evaluate.episodes=100",), "eval/return", 0.99),
@@ -40,7 +40,7 @@ GOALS = (
         ("evaluate.split=test",),
         "eval/exact_match",
         99.5,
-        (f"corpus.folder={SCAN}",) if SCAN.is_dir() else (),
+        (f"corpus.folder={SCAN}",) if (ROOT / SCAN).is_dir() else (),
     ),
 )
 
@@ -77,9 +77,8 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
         if (result := results.get(goal.recipe)) is not None:
             scores = ", ".join(f"{value:.4g}" for value in result["scores"])
             seconds = ", ".join(f"{value:.0f}" for value in result["seconds"])
-            lines.append(
-                f"| {goal.recipe} | {goal.metric} | {goal.at_least:g} | {scores} | {seconds} | {result['machine']} |"
-            )
+            cells = [result["trained"], goal.metric, f"{goal.at_least:g}", scores, seconds, result["machine"]]
+            lines.append(f"| {' | '.join(cells)} |")
     replace_block(ROOT / "docs" / "learning.md", "learn", lines)
 
 
@@ -102,7 +101,8 @@ def main() -> None:
             print(f"{goal.recipe} seed {seed}: {goal.metric} {found[-1][0]:g} in {found[-1][1]:.0f} s", flush=True)
         scores, seconds = zip(*found, strict=True)
         failed |= min(scores) < goal.at_least
-        results[goal.recipe] = {"scores": scores, "seconds": seconds, "machine": machine()}
+        trained = " ".join([goal.recipe, *goal.training])
+        results[goal.recipe] = {"trained": trained, "scores": scores, "seconds": seconds, "machine": machine()}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         write_table(results)
     sys.exit("a score is lower than required" if failed else 0)
