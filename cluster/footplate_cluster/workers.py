@@ -14,6 +14,7 @@ from footplate.errors import FootplateError
 from footplate.execution import run
 from footplate.folder import RunFolder
 from footplate.job import job_from_yaml
+from footplate.launch import newest_checkpoint
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
 
@@ -45,7 +46,7 @@ def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint |
     """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
     # Nobody sees what a worker prints; the driver's terminal follows the log.
     log = Guard("log.txt", LogFile(folder.log), print)
-    found = CheckpointStore(folder.checkpoints, log.message).newest() if rank == 0 else None
+    found = newest_checkpoint(folder, log.message) if rank == 0 else None
     update = torch.tensor([-1 if found is None else found.update])
     if ranks > 1:
         torch.distributed.broadcast(update, src=0)

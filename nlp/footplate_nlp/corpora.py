@@ -8,6 +8,7 @@ import codecs
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -188,7 +189,7 @@ def read_lines(path: Path) -> Iterator[str]:
         try:
             for number, line in enumerate(file, start=1):
                 yield decode_line(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
-        except (gzip.BadGzipFile, EOFError, OSError) as error:
+        except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
             raise FootplateError(f"{path}:{number + 1}: cannot be read ({error}); is the file complete?") from error
 
 
@@ -205,9 +206,10 @@ def decode_line(line: bytes, where: str) -> str:
 def _opened(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise FootplateError(
-            f"{path}: cannot be opened ({error.strerror}); set corpus.folder, relative to where the command runs"
+            f"{path}: cannot be opened ({reason}); set corpus.folder, relative to where the command runs"
         ) from error
 
 

@@ -48,20 +48,21 @@ class Checkpoint:
         """What the manifest says, once every file has been compared with it."""
         path = self.folder / MANIFEST
         try:
-            manifest = json.loads(path.read_text())
-            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-            int(manifest["update"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest: dict[str, Any] = json.loads(path.read_text())
+            is_readable = manifest["format"] == FORMAT
+            if is_readable and (seal(manifest), int(self.folder.name)) != (manifest["seal"], manifest["update"]):
+                raise ValueError("it is not what was written")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: the manifest is missing or damaged; this checkpoint cannot be used"
             ) from error
-        if manifest.get("format") != FORMAT:
+        if not is_readable:
             raise CheckpointError(
-                f"{path}: format {manifest.get('format')} is not {FORMAT}; read it with the Footplate that wrote it"
+                f"{path}: format {manifest['format']} is not {FORMAT}; read it with the Footplate that wrote it"
             )
-        for name, (size, digest) in expected.items():
-            _verify(self.folder / name, size, digest)
-        return manifest  # type: ignore[no-any-return]
+        for name, entry in manifest["files"].items():
+            _verify(self.folder / name, entry["bytes"], entry["sha256"])
+        return manifest
 
     @property
     def update(self) -> int:
@@ -90,7 +91,7 @@ class Checkpoint:
             state = self.load_module_state(name) if isinstance(part, nn.Module) else self.load_state(name)
             try:
                 part.load_state_dict(state)
-            except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
                 reason = first_misfit(part, state) if isinstance(part, nn.Module) else " ".join(str(error).split())
                 raise CheckpointError(
                     f"{self.folder}: {name}: does not fit this job ({reason[:300]}); "
@@ -115,10 +116,16 @@ class Checkpoint:
         return self.folder / name
 
 
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a manifest says, but for this."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _verify(path: Path, size: int, digest: str) -> None:
     try:
         intact = path.stat().st_size == size and _digest(path) == digest
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         raise CheckpointError(f"{path}: is missing or cannot be read; this checkpoint cannot be used") from error
     if not intact:
         raise CheckpointError(
@@ -207,7 +214,7 @@ class CheckpointStore:
 
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal() and path.name.isascii())
 
     def at(self, update: int) -> Checkpoint:
         """The checkpoint of this update."""
@@ -218,6 +225,13 @@ class CheckpointStore:
 
         Raises CheckpointError where there are checkpoints and none is intact: nobody should start over by accident.
         """
+        try:
+            if self.folder.exists():
+                next(self.folder.iterdir(), None)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be read ({error.strerror}); make it readable, or move it away to start over"
+            ) from error
         updates = self.updates()
         for update in reversed(updates):
             if (checkpoint := self._intact(update, "trying the one before" * (update > updates[0]))) is not None:
@@ -292,7 +306,7 @@ class CheckpointStore:
             _fsync(beside / name)
             entries[name] = {"bytes": (beside / name).stat().st_size, "sha256": _digest(beside / name)}
         previous = max((earlier for earlier in self.updates() if earlier < update), default=None)
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "update": update,
             "previous": previous,
@@ -300,6 +314,7 @@ class CheckpointStore:
             "files": entries,
             "versions": _versions(),
         }
+        manifest["seal"] = seal(manifest)
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _fsync(beside / MANIFEST)
         _fsync(beside)
@@ -312,9 +327,10 @@ def _digest(path: Path) -> str:
 
 def _score(folder: Path) -> float | None:
     try:
-        score = json.loads((folder / MANIFEST).read_text())["score"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        score = manifest["score"] if seal(manifest) == manifest["seal"] else None
         return float(score) if score is not None and math.isfinite(score) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # damaged: whoever reads the checkpoint is told
 
 

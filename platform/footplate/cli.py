@@ -3,6 +3,7 @@
 Every command imports what it needs when it is called, so that `footplate --help` answers at once.
 """
 
+import os
 import sys
 import traceback
 from importlib.metadata import entry_points
@@ -32,6 +33,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    try:
+        sys.stdout.flush()
+    except OSError:  # or Python would complain of it at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

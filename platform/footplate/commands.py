@@ -1,6 +1,7 @@
 """The commands of the platform: train, resume, evaluate, recipes, runs, show, schema."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,5 +141,5 @@ def schema(
 def _say_what_next(folder: "RunFolder") -> None:
     from footplate.runs import closing_lines
 
-    for line in closing_lines(folder):
-        print(line)
+    with suppress(OSError):  # nobody reads it any more, or the disk that it goes to is full
+        print("\n".join(closing_lines(folder)), flush=True)

@@ -24,7 +24,7 @@ def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     higher = job.best is None or job.best.better == "higher"
     # Not on stdout: that is where translations go.
     store = CheckpointStore(folder.checkpoints, lambda line: print(line, file=sys.stderr), higher_is_better=higher)
-    if which.isdigit():
+    if which.isdecimal() and which.isascii():
         if int(which) not in store.updates():
             there = ", ".join(map(str, store.updates())) or "none"
             raise CheckpointError(f"--checkpoint: {folder.name} has none of update {which}; there are: {there}")

@@ -6,6 +6,7 @@ runs/<name>/job.yaml  metrics.jsonl  log.txt  status.json  checkpoints/<update>/
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from footplate.errors import FootplateError
+
+_LEFTOVER = re.compile(r"\.(job|status|metrics\.jsonl|data)-|\.wandb")
+"""What is written beside its place and then renamed; other hidden files are the user's."""
 
 
 class RunFolder:
@@ -80,12 +84,16 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove what a killed process was about to put in its place; for the holder of the lock only."""
         for leftover in self.path.glob(".*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if _LEFTOVER.match(leftover.name):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def forget_stop(self) -> None:
         """Remove the request to stop of an earlier day. Raises FootplateError where the folder cannot be written."""
         with self._explained(self.path):
             self.stop.unlink(missing_ok=True)
+            attempt = self.path / f".status-{os.getpid()}"  # the lock alone may be writable
+            attempt.touch()
+            attempt.unlink()
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace status.json at once: a reader sees the old or the new, never a part."""
@@ -96,10 +104,10 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """The last status written; a run that says `running` while nobody holds its lock was killed."""
         try:
-            status: dict[str, Any] = json.loads(self.status.read_text())
-        except (OSError, ValueError):
+            status = _checked(json.loads(self.status.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing, or not what was written
             return {"state": "unknown", "update": 0}
-        if status.get("state") == "running" and not self.is_locked():
+        if status["state"] == "running" and not self.is_locked():
             status["state"] = "killed"
         return status
 
@@ -129,6 +137,16 @@ class RunFolder:
                 return not _try_lock(file, fcntl.LOCK_SH)
         except OSError:
             return False
+
+
+def _checked(status: Any) -> dict[str, Any]:
+    """A status as `write_status` gets them. Raises KeyError, TypeError or ValueError for anything else."""
+    numbers = [status["update"], status.get("updates", 0)]
+    if status.get("best") is not None:
+        numbers.append(status["best"]["value"])
+    if not isinstance(status["state"], str) or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("not a status")
+    return dict(status)
 
 
 def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:

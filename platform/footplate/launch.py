@@ -1,9 +1,10 @@
 """Launching: where a run folder meets a job, in this process or by a launcher that another package brings."""
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
-from footplate.checkpoint import CheckpointStore
+from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
 from footplate.interrupts import stop_on_signals
@@ -48,11 +49,19 @@ def _refuse_what_only_a_cluster_has(job: Job) -> None:
         raise FootplateError(f"address: {job.address} is a cluster's, and this job runs here; add --on ray, or drop it")
 
 
+def newest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoint | None:
+    """What a run goes on from; None where it starts, or starts over, which is said. Raises CheckpointError."""
+    checkpoint = CheckpointStore(folder.checkpoints, say).newest()
+    if checkpoint is None and folder.metrics.exists():
+        say(f"{folder.checkpoints}: has no checkpoint to go on from; starting over")
+    return checkpoint
+
+
 def _launch_here(job: Job, folder: RunFolder) -> None:
     from footplate.execution import local_context, run
 
     folder.forget_stop()
-    checkpoint = CheckpointStore(folder.checkpoints, print).newest()
+    checkpoint = newest_checkpoint(folder, print)
     with stop_on_signals() as stop_requested:
         context = local_context(job, folder.path, checkpoint, stop_requested)
         for _ in run(job, context):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from footplate.checkpoint import Checkpoint, CheckpointStore
+from footplate.checkpoint import Checkpoint, CheckpointStore, seal
 from footplate.errors import CheckpointError
 
 
@@ -145,6 +145,7 @@ def test_nothing_that_a_checkpoint_holds_is_run(tmp_path: Path) -> None:
         "bytes": crafted.stat().st_size,
         "sha256": hashlib.sha256(crafted.read_bytes()).hexdigest(),
     }
+    manifest["seal"] = seal(manifest)
     (crafted.parent / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError) as raised:
         store.at(1).restore({"number": Number()})
@@ -233,6 +234,38 @@ def test_a_second_snapshot_goes_where_the_first_was_and_holds_the_new_state(tmp_
     store.close()
     assert torch.equal(store.at(3).load_module_state("model")["output.weight"], torch.full((5, 3), 2.0))
     assert torch.equal(store.at(2).load_module_state("model")["output.weight"], torch.full((5, 3), 1.0))
+
+
+def test_no_flipped_bit_of_a_manifest_is_believed(tmp_path: Path) -> None:
+    store_with(tmp_path, [1])
+    path = tmp_path / "000001" / "manifest.json"
+    content, written = path.read_bytes(), Checkpoint(tmp_path / "000001").manifest
+    refused = 0
+    for position in range(0, 8 * len(content), 5):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            assert Checkpoint(tmp_path / "000001").manifest == written  # white space
+        except CheckpointError:
+            refused += 1
+    assert refused > len(content)
+
+
+def test_a_checkpoint_under_another_number_is_refused(tmp_path: Path) -> None:
+    store, _ = store_with(tmp_path, [1])
+    (tmp_path / "000001").rename(tmp_path / "000007")
+    with pytest.raises(CheckpointError, match="the manifest is missing or damaged"):
+        _ = store.at(7).update
+
+
+def test_a_folder_of_checkpoints_that_is_a_file_starts_nothing_over(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError) as raised:
+        CheckpointStore(tmp_path / "checkpoints").newest()
+    assert str(raised.value) == (
+        f"{tmp_path / 'checkpoints'}: cannot be read (Not a directory); make it readable, or move it away to start over"
+    )
 
 
 def test_a_newer_format_says_so(tmp_path: Path) -> None:

@@ -85,3 +85,26 @@ def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
     finally:
         release.set()
         other.join()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", '"x"', "{}", '{"state": "finished"}', '{"state": 1, "update": 2}', "[" * 100_000,
+     '{"state": "finished", "update": "many"}', '{"state": "finished", "update": 1, "best": 5}'],
+    ids=lambda text: text[:20] or "empty",
+)  # fmt: skip
+def test_a_status_that_is_none_is_unknown(tmp_path: Path, text: str) -> None:
+    folder = create_run(tmp_path, "run", "copy")
+    folder.status.write_text(text)
+    assert folder.read_status() == {"state": "unknown", "update": 0}
+
+
+def test_only_what_this_program_left_is_swept(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "run", "copy")
+    (folder.path / ".data-x" / "part").mkdir(parents=True)
+    (folder.path / ".git").mkdir()
+    (folder.path / ".link").symlink_to(tmp_path)
+    for name in (".job-1", ".status-2", ".metrics.jsonl-3", ".wandb.json", ".notes"):
+        (folder.path / name).touch()
+    folder.sweep()
+    assert sorted(path.name for path in folder.path.iterdir()) == [".git", ".link", ".notes"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from footplate.checkpoint import seal
 from footplate.errors import CheckpointError, FootplateError
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
@@ -57,6 +58,7 @@ def forge(path: Path, write: Callable[[Path], object]) -> None:
     manifest = json.loads((path.parent / "manifest.json").read_text())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+    manifest["seal"] = seal(manifest)
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,9 +53,8 @@ def obeying_permissions() -> Iterator[None]:
 
 @contextmanager
 def written_by_nobody(folder: Path) -> Iterator[None]:
-    """A folder, and the lock in it, without permission to write."""
-    for path, mode in ((folder / "lock", 0o400), (folder, 0o500)):
-        path.chmod(mode)
+    """A folder without permission to write."""
+    folder.chmod(0o500)
     try:
         yield
     finally:
@@ -239,7 +239,7 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_from_the_checkpoint_before(
             steps.close()  # type: ignore[attr-defined]
             break
     path = folder.checkpoints / "000010" / file
-    after = DAMAGES[damage](path.read_bytes() if file != "manifest.json" or damage != "flipped" else b"{garbage")
+    after = DAMAGES[damage](path.read_bytes())
     path.unlink()
     if after is not None:
         path.write_bytes(after)
@@ -247,6 +247,19 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_from_the_checkpoint_before(
     launch(job, folder)
     said = SAID.get(file) or SAID.get(damage) or DAMAGED
     assert capsys.readouterr().out.splitlines()[0] == f"{path}: {said}; trying the one before"
+    check_equal(through, folder)
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_over(
+    tmp_path: Path, job: Job, through: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = create_run(tmp_path, "run", "line")
+    launch(job, folder)
+    assert "starting over" not in capsys.readouterr().out
+    shutil.rmtree(folder.checkpoints)
+    launch(job, folder)
+    said = f"{folder.checkpoints}: has no checkpoint to go on from; starting over"
+    assert capsys.readouterr().out.splitlines()[0] == said
     check_equal(through, folder)
 
 

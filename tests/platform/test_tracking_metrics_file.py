@@ -100,6 +100,17 @@ def test_a_file_with_nothing_to_cut_is_left_as_it_is(tmp_path: Path) -> None:
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.parametrize(
+    "line", ['{"update": null}', '{"update": [1]}', '{"update": 2, "train/loss": [1]}', "7", "[" * 100_000]
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"update": 1}}\n{line}\n')
+    with pytest.raises(FootplateError) as caught:
+        read_rows(path)
+    assert str(caught.value) == f"{path}:2: is damaged; delete this line to use the rest"
+
+
 def test_a_damaged_line_in_between_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"update": 1}\nnonsense\n{"update": 3}\n')

@@ -1,5 +1,6 @@
 """The screen: a live display at a terminal, plain lines at a readable pace anywhere else."""
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,12 @@ from footplate.tracking.progress import Progress, duration
 SECONDS_BETWEEN_LINES = 10.0
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 30
+
+
+class _Screen(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read along has gone: an error of this tracker, where rich would end the whole program."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it any more")
 
 
 class Console:
@@ -54,7 +61,7 @@ class Console:
         self._line_shows = 0
         stream = stream or sys.stdout
         # force_jupyter: a notebook gets plain lines, not a widget.
-        self._screen = rich.console.Console(file=stream, highlight=False, force_jupyter=False)
+        self._screen = _Screen(file=stream, highlight=False, force_jupyter=False)
         # Asked of the stream itself: rich takes FORCE_COLOR for a terminal.
         self._is_terminal = stream.isatty() and not self._screen.is_dumb_terminal
         self._live: Live | None = None

@@ -80,7 +80,11 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
     Raises FootplateError where a line in between is damaged.
     """
-    return [row for _, row in _lines(path, path.read_bytes())]
+    try:
+        written = path.read_bytes()
+    except (PermissionError, IsADirectoryError) as error:
+        raise FootplateError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+    return [row for _, row in _lines(path, written)]
 
 
 def read_row(line: bytes) -> dict[str, float]:
@@ -90,8 +94,10 @@ def read_row(line: bytes) -> dict[str, float]:
     {'update': 3, 'train/loss': nan}
     """
     row = json.loads(line)
-    if not isinstance(row, dict) or "update" not in row:
+    if not isinstance(row, dict) or type(row.get("update")) is not int:
         raise ValueError("not a row")
+    if not all(isinstance(value, int | float | str) for value in row.values()):
+        raise ValueError("not all of it are numbers")
     return {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
@@ -107,5 +113,5 @@ def _lines(path: Path, written: bytes) -> Iterator[tuple[bytes, dict[str, float]
             return
         try:
             yield line, read_row(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FootplateError(f"{path}:{number}: is damaged; delete this line to use the rest") from error
