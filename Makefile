@@ -35,7 +35,7 @@ chaos: $(READY)  ## kill runs at random moments and resume them; KILLS=, RECIPE=
 learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 	$(BIN)/python benchmarks/learn.py
 
-benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
+benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes docs/speed.md
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/training_speed.py
@@ -44,6 +44,7 @@ benchmark: $(READY)  ## speed on this machine; writes docs/speed.md
 	$(BIN)/python benchmarks/pong_speed.py
 	$(BIN)/python benchmarks/paac_profile.py
 	$(BIN)/python benchmarks/checkpoint_stall.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -11,7 +11,12 @@ import time
 from footplate.execution import run
 from footplate.job import load_job
 
-NEITHER_EVALUATION_NOR_RESETS = ["evaluate.every_updates=1000000", "reset_every_updates=1000000", "steps=1000000000"]
+NEITHER_EVALUATION_NOR_RESETS = [
+    "evaluate.every_updates=1000000",
+    "reset_every_updates=1000000",
+    "save.every_updates=1000000",
+    "steps=1000000000",
+]
 
 
 def main() -> None:

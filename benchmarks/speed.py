@@ -73,10 +73,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     threads = f"threads={options.threads}"
     corpus = [f"corpus.folder={options.multi30k}", "batch_tokens=4096", "update.accumulate=1", threads]
-    pong = ["threads=1", "evaluate.every_updates=1000000", "reset_every_updates=1000000"]
+    alone = ["threads=1", "evaluate.every_updates=1000000", "reset_every_updates=1000000", "save.every_updates=1000000"]
     measured: dict[str, Callable[[], list[float]]] = {
-        "PAAC, CartPole: steps/s": lambda: rates("cartpole-paac", ["threads=1"], "steps", 20, 100, options.repeats),
-        "PAAC, Pong: steps/s": lambda: rates("pong-paac", pong, "steps", 20, 60, options.repeats),
+        "PAAC, CartPole: steps/s": lambda: rates("cartpole-paac", alone, "steps", 20, 100, options.repeats),
+        "PAAC, Pong: steps/s": lambda: rates("pong-paac", alone, "steps", 20, 60, options.repeats),
         "beam 5, batch 64: sentences/s": lambda: decoding(5, 64, options.repeats),
         "greedy, batch 64: sentences/s": lambda: decoding(1, 64, options.repeats),
         "beam 5, batch 1: sentences/s": lambda: decoding(5, 1, options.repeats),

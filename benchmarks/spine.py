@@ -82,6 +82,8 @@ def first_update_seconds(rounds: int) -> list[float]:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             rows = Path(runs) / "it" / "metrics.jsonl"
             while not (rows.is_file() and rows.stat().st_size):
+                if process.poll() is not None:
+                    sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}")
                 time.sleep(0.005)
             found.append(time.perf_counter() - began)
             process.kill()

@@ -26,7 +26,7 @@ FULL = {name: parse_document(load_job(name).to_yaml(), name).data for name in RE
 COMPLAINT = re.compile(r"(mutant\.yaml(:\d+)?|command line): \S.{,700}")
 
 thorough = settings(
-    max_examples=MUTATIONS or 120,
+    max_examples=MUTATIONS or 700,
     derandomize=not MUTATIONS,
     deadline=None,
     suppress_health_check=list(HealthCheck),
