@@ -146,7 +146,9 @@ def test_a_mistake_that_a_worker_finds_is_one_line(cluster: None, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_ends_and_the_run_goes_on_here_to_the_same_bytes(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_ends_and_the_run_goes_on_here_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = [*COPY, "updates=2000", "evaluate.every_updates=2000", "save.every_updates=2000"]
     command = [sys.executable, "-m", "footplate", "train", "copy-transformer", *overrides, "--on", "ray"]
     process = subprocess.Popen(
@@ -168,6 +170,7 @@ def test_ctrl_c_saves_and_ends_and_the_run_goes_on_here_to_the_same_bytes(tmp_pa
     assert f"footplate resume {folder.path}" in output
 
     reached = status["update"] + 5
+    monkeypatch.setattr("footplate.record.SECONDS_BETWEEN_LOOKS", 0.0)
     job = load_job(folder.job, ["on=here"])
     through = create_run(tmp_path, "through", "copy")
     for target in (folder, through):

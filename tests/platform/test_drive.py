@@ -113,6 +113,12 @@ def test_a_run_that_can_be_saved_only_sometimes_goes_back_to_the_last_of_those(r
     assert rows(resumed) == rows(through)
 
 
+@pytest.fixture
+def looking_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("footplate.record.SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+@pytest.mark.usefixtures("looking_each_time")
 def test_a_stop_file_saves_and_ends_and_the_run_goes_on_as_if_nothing_had_happened(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +136,7 @@ def test_a_stop_file_saves_and_ends_and_the_run_goes_on_as_if_nothing_had_happen
     assert rows(stopped) == rows(through)
 
 
+@pytest.mark.usefixtures("looking_each_time")
 @pytest.mark.parametrize(("stop_at", "goes"), [(7, "starts over"), (13, "goes back to update 10")])
 def test_a_stop_where_nothing_can_be_saved_says_where_the_run_will_go_on(
     recipe: Path, tmp_path: Path, stop_at: int, goes: str
