@@ -113,9 +113,11 @@ def test_progress_is_told_when_it_changes(tmp_path: Path) -> None:
     folder, notes = RunFolder(tmp_path), Notes()
     follower = Follower(folder, notes)
     for done in (1, 1, 2):
-        folder.write_status({"state": "running", "activity": {"name": "evaluating", "done": done, "total": 9}})
+        folder.write_status(
+            {"state": "running", "update": 5, "activity": {"name": "evaluating", "done": done, "total": 9}}
+        )
         follower.look()
-    folder.write_status({"state": "running", "activity": None})
+    folder.write_status({"state": "running", "update": 5, "activity": None})
     follower.look()
     assert notes.news() == [Activity("evaluating", 1, 9), Activity("evaluating", 2, 9)]
 
