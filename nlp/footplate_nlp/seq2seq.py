@@ -74,6 +74,9 @@ class Searchable(Protocol):
 class Seq2Seq(nn.Module, ABC):
     """A model of target given source. Ids are those of `symbols`; padding is on the right and changes nothing."""
 
+    copying: Copying | None
+    """The gate of a model that copies; each kind of model sets it."""
+
     @abstractmethod
     def encode(self, source_BS: Tensor) -> Memory:
         """Read the source (int64 ids, `PAD` where there is nothing)."""
@@ -90,9 +93,6 @@ class Seq2Seq(nn.Module, ABC):
     @abstractmethod
     def start(self, memory: Memory, beam: int) -> Decoding:
         """A decoder before its first step, with `beam` rows for each sentence of the memory."""
-
-    copying: Copying | None = None
-    """The gate of a model that copies."""
 
     def project(self, hidden_ND: Tensor) -> Tensor:
         """logits_NV (any leading axes) of hidden states."""
