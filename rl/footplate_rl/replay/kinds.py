@@ -44,7 +44,7 @@ class _Prioritised(_Memory):
 class ProportionalReplay(_Prioritised):
     """The probability is proportional to (|delta| + epsilon)^alpha."""
 
-    kind: Literal["proportional"]
+    kind: Literal["proportional"] = "proportional"
     alpha: Fraction = 0.6
     """How much priorities matter; at 0 not at all."""
     beta: Fraction = 0.4
@@ -56,7 +56,7 @@ class ProportionalReplay(_Prioritised):
 class RankReplay(_Prioritised):
     """The probability is proportional to 1 / rank^alpha, rank 1 being the largest |delta|."""
 
-    kind: Literal["rank"]
+    kind: Literal["rank"] = "rank"
     alpha: Fraction = 0.7
     """How much priorities matter; at 0 not at all."""
     beta: Fraction = 0.5

@@ -64,9 +64,9 @@ class Ranked:
         places_B = self._inverse(low + shares_B * (high - low))
         ranks_B = np.rint(places_B).astype(np.intp).clip(1, self.count)
         rows_B = self._heap_R[ranks_B - 1].astype(np.intp)
-        (mixed,) = np.nonzero(generator.random(size) < self._mix)
-        if len(mixed):
-            rows_B[mixed] = self._uniform.draw(len(mixed), generator).rows_B
+        if number := generator.binomial(size, self._mix):
+            mixed = generator.choice(size, number, replace=False)
+            rows_B[mixed] = self._uniform.draw(number, generator).rows_B
             ranks_B[mixed] = np.frombuffer(self._places, np.int32)[rows_B[mixed]] + 1
         masses_B = self._integral(ranks_B + 0.5) - self._integral(ranks_B - 0.5)
         return Drawn(rows_B, (1 - self._mix) * masses_B / (high - low) + self._mix / self.count)

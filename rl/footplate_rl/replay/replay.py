@@ -48,8 +48,8 @@ class Replay:
         self._saved = SavedFrames(frames)
         self._actions_R = np.zeros(ring.rows, np.min_scalar_type(actions))
         self._rewards_R = np.zeros(ring.rows, np.float32)
-        self._channels = frames.shape[0] if frames.shape else 1
-        self._offsets_W = np.arange(1 - ring.stack, ring.n_step + 1)
+        self._channels = frames.shape[0] if ring.stack > 1 else 1
+        self._offsets_W = np.arange(1 - ring.stack, ring.n_step + 1) * ring.environments
         self._discounts_J = discount ** np.arange(ring.n_step + 1.0)
 
     def __len__(self) -> int:
@@ -88,20 +88,20 @@ class Replay:
         """So many windows, with replacement; there must be one."""
         drawn = self._selection.draw(size, generator)
         rows_B, ring = drawn.rows_B, self._ring
-        rows_BW = (rows_B[:, None] + self._offsets_W * ring.environments) % ring.rows
+        rows_BW = (rows_B[:, None] + self._offsets_W) % ring.rows
         window_BJ = rows_BW[:, ring.stack - 1 : -1]
-        marks_BJ = ring.marks_R[window_BJ]
-        lengths_B, ended_B = _lengths(marks_BJ)
+        lengths_B, ended_B = _lengths(ring.marks_R[window_BJ])
         rewards_BJ = self._rewards_R[window_BJ].astype(np.float64)
         if ring.n_step > 1:
             rewards_BJ[np.arange(ring.n_step) >= lengths_B[:, None]] = 0.0
+            rewards_BJ *= self._discounts_J[:-1]
+        observations_BO, next_observations_BO = self._observations(rows_BW, np.where(ended_B, ring.n_step, lengths_B))
         weights_B = (self._selection.count * drawn.probabilities_B) ** -beta
-        observations_BO, next_observations_BO = self._observations(rows_BW, lengths_B)
         return Batch(
             rows_B,
             observations_BO,
             self._actions_R[rows_B].astype(np.int64),
-            (rewards_BJ * self._discounts_J[:-1]).sum(axis=1),
+            rewards_BJ.sum(axis=1),
             np.where(ended_B, 0.0, self._discounts_J[lengths_B]),
             next_observations_BO,
             weights_B / weights_B.max(),
@@ -145,24 +145,24 @@ class Replay:
         """
         stack, size = self._ring.stack, len(rows_BW)
         frames_BWF = self._frames.gather(rows_BW)
-        if stack == 1:
-            return frames_BWF[:, 0], frames_BWF[np.arange(size), lengths_B]
         # Before an episode's first frame a stack shows nothing.
-        hidden_BW = self._offsets_W < -self._ring.ages_R[rows_BW[:, stack - 1]].astype(np.intp)[:, None]
-        if hidden_BW.any():
-            frames_BWF[hidden_BW] = 0
-        shape = (size, stack * self._channels, *self._frames.shape[1:])
+        if stack > 1:
+            hidden_BW = np.arange(rows_BW.shape[1]) < stack - 1 - self._ring.ages_R[rows_BW[:, stack - 1, None]]
+            if hidden_BW.any():
+                frames_BWF[hidden_BW] = 0
         if (lengths_B == self._ring.n_step).all():
             later_BWF = frames_BWF[:, -stack:]
         else:
             later_BWF = frames_BWF[np.arange(size)[:, None], lengths_B[:, None] + np.arange(stack)]
+        shape = (size, stack * self._channels, *self._frames.shape[1:]) if stack > 1 else (size, *self._frames.shape)
         return frames_BWF[:, :stack].reshape(shape), later_BWF.reshape(shape)
 
 
 def _lengths(marks_BJ: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """How many transitions each window has, and whether the return ended in it."""
-    stops_BJ = (marks_BJ & (ENDED | TRUNCATED)).astype(np.bool_)
+    if marks_BJ.shape[1] == 1:
+        return np.ones(len(marks_BJ), np.intp), marks_BJ[:, 0] & ENDED != 0
+    stops_BJ = marks_BJ & (ENDED | TRUNCATED) != 0
     stops_BJ[:, -1] = True
     lengths_B = stops_BJ.argmax(axis=1) + 1
-    ended_B = (marks_BJ[np.arange(len(marks_BJ)), lengths_B - 1] & ENDED).astype(np.bool_)
-    return lengths_B, ended_B
+    return lengths_B, marks_BJ[np.arange(len(marks_BJ)), lengths_B - 1] & ENDED != 0

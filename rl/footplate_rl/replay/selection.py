@@ -118,10 +118,8 @@ class Proportional:
 
     def draw(self, size: int, generator: np.random.Generator) -> Drawn:
         rows_B = self._tree.find((np.arange(size) + generator.random(size)) / size)
-        if self._mix:
-            (mixed,) = np.nonzero(generator.random(size) < self._mix)
-            if len(mixed):
-                rows_B[mixed] = self._uniform.draw(len(mixed), generator).rows_B
+        if number := generator.binomial(size, self._mix):
+            rows_B[generator.choice(size, number, replace=False)] = self._uniform.draw(number, generator).rows_B
         probabilities_B = self._tree.numbers[rows_B] * ((1 - self._mix) / self._tree.total())
         return Drawn(rows_B, probabilities_B + self._mix / self.count)
 
