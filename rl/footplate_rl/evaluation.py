@@ -14,18 +14,23 @@ from footplate.context import Context
 from footplate.section import Count, Every
 from footplate.step import Activity, Step
 from footplate_rl.environments import AtariConfig, Environments, Episode, GymnasiumConfig, OwnConfig, make_environments
-from footplate_rl.policy import Choice, Policy
+from footplate_rl.policy import Choice, Player
 
 _STEPS_BETWEEN_NEWS = 100
 
 
-class Evaluation(Every):
-    """A fixed quota of episodes for each of some environments that are used for nothing else."""
+class Quota(Every):
+    """A fixed quota of episodes for each of some environments."""
 
     episodes: Count = 100
     """How many episodes are counted, shared out evenly over the environments beforehand: the first ones of each."""
     environments: Count = 20
     """How many environments play at the same time."""
+
+
+class Evaluation(Quota):
+    """A fixed quota of episodes for each of some environments that are used for nothing else."""
+
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
 
@@ -63,9 +68,9 @@ def bootstrap_interval(
 
 
 def evaluate_policy(
-    policy: Policy,
+    policy: Player,
     environment: GymnasiumConfig | OwnConfig | AtariConfig,
-    config: Evaluation,
+    config: Quota,
     context: Context,
     update: int,
     stream: str = "evaluation",
@@ -103,7 +108,7 @@ def evaluate_policy(
 
 
 def _play(
-    policy: Policy,
+    policy: Player,
     environments: Environments,
     reset: int,
     quota: Sequence[int],

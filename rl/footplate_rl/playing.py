@@ -10,8 +10,9 @@ from pathlib import Path
 from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import Job
+from footplate.tasks import load_task
 from footplate_rl.environments import AtariConfig, Episode, GymnasiumConfig, OwnConfig, make_environments
-from footplate_rl.policy import load_policy
+from footplate_rl.policy import Player, load_policy
 from footplate_rl.video import VideoFile
 
 _STREAM = "play"
@@ -34,12 +35,12 @@ def play_episodes(job: Job, context: Context, episodes: int, video: Path | None 
         )
         stack.enter_context(closing(environments))
         evaluation = getattr(job.config, "evaluate", None)
-        policy = load_policy(
-            network,
-            environments.observation_space,
-            environments.action_space,
-            context,
-            getattr(evaluation, "actions", "sampled"),
+        spaces = environments.observation_space, environments.action_space
+        task = load_task(job.task)
+        policy: Player = (
+            task.playing_policy(job.config, *spaces, context)
+            if hasattr(task, "playing_policy")
+            else load_policy(network, *spaces, context, getattr(evaluation, "actions", "sampled"))
         )
         film = stack.enter_context(VideoFile(video, environments.steps_per_second)) if video is not None else None
         for number in range(episodes):

@@ -3,7 +3,7 @@
 Axes: N environment, A action.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ def sample_actions(logits_NA: Tensor, uniforms_N: Tensor) -> Tensor:
     # The last sum may round to less than 1: scaling by it keeps the index below A.
     thresholds_N1 = (uniforms_N.double() * cumulative_NA[:, -1]).unsqueeze(1)
     return (cumulative_NA[:, :-1] <= thresholds_N1).sum(dim=-1)
+
+
+class Player(Protocol):
+    """Whatever acts."""
+
+    def act(self, observations_NO: NDArray[Any], uniforms_N: NDArray[np.float64]) -> NDArray[np.int64]:
+        """An action for each environment, a function of its observation and its uniform number."""
 
 
 class Policy:
