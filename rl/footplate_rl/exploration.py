@@ -33,7 +33,7 @@ class Exploration(Section):
         [1.0, 0.55, 0.1]
         """
         share = min(1.0, frames / self.decay_frames) if self.decay_frames else 1.0
-        return self.initial + share * (self.final - self.initial)
+        return self.final + (1 - share) * (self.initial - self.final)
 
 
 def epsilon_greedy(values_NA: Tensor, uniforms_N: Tensor, epsilon: float) -> Tensor:

@@ -34,7 +34,7 @@ class QNetwork(nn.Module):
     Source: Wang et al. 2016, "Dueling network architectures" (arXiv 1511.06581), equation 9.
     """
 
-    def __init__(self, trunk: nn.Sequential, value_stream: nn.Sequential | None, features: int, actions: int) -> None:
+    def __init__(self, trunk: nn.Sequential, value_stream: nn.Module | None, features: int, actions: int) -> None:
         """`value_stream` is what V has to itself in place of the trunk's last layer; None where it is not dueling."""
         super().__init__()
         self.trunk = trunk if value_stream is None else trunk[:-2]
@@ -73,7 +73,7 @@ def build_q_network(
     assert isinstance(trunk, nn.Sequential)
     assert isinstance(value_trunk, nn.Sequential)
     assert isinstance(actions, Discrete)
-    value_stream = nn.Sequential(*value_trunk[-2:]) if dueling else None
+    value_stream = value_trunk[-2:] if dueling else None
     network = QNetwork(trunk, value_stream, first.policy.in_features, int(actions.n))
     if config.initialiser == "orthogonal":
         for head in filter(None, (network.advantage, network.value)):

@@ -1,7 +1,9 @@
 """The replay gives what a naive one gives that stores everything, and weighs as its paper says."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from footplate_rl.environments import Transitions
+from footplate.checkpoint import CheckpointStore
+from footplate_rl.environments import AtariConfig, Transitions, make_environments
 from footplate_rl.replay.kinds import ProportionalReplay, RankReplay, ReplayKind, UniformReplay, build_replay
 from footplate_rl.replay.replay import Batch, Replay
 
@@ -306,3 +309,67 @@ def test_compression_changes_nothing_but_memory() -> None:
     plain_one, compressed = (played(kind, Stream(2, 4, seed=9), 30, 3, 70)[0] for kind in KINDS[:2])
     batches = [replay.sample(64, np.random.default_rng(0)) for replay in (plain_one, compressed)]
     assert list(drawn(batches[0])) == list(drawn(batches[1]))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.compression}")
+def test_it_comes_back_from_a_checkpoint_as_it_was_and_goes_on_alike(kind: ReplayKind, tmp_path: Path) -> None:
+    """The rows are many enough for some to be unwritten, and the ring goes around after it was restored."""
+    stream = Stream(2, 3, seed=4)
+    replay, _ = played(kind, stream, 60, 2, 45)
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"replay": replay})
+    store.close()
+    restored = fast(kind, 3, 60, 2, 2)
+    store.at(1).restore({"replay": restored})
+    observations = stream.reset()
+    for number in range(90):
+        batches = [one.sample(8, np.random.default_rng(number), 0.5) for one in (replay, restored)]
+        assert list(drawn(batches[0])) == list(drawn(batches[1]))
+        assert np.array_equal(batches[0].weights_B, batches[1].weights_B)
+        errors, actions, step = stream.random.random(8), stream.random.integers(4, size=2), stream.step()
+        for one in (replay, restored):
+            one.update(batches[0].rows_B, errors)
+            one.add(observations, actions, step, step.rewards_N)
+            if number == 40:
+                one.cut(step.observations_NO)
+        observations = stream.reset() if number == 40 else step.observations_NO
+
+
+def test_only_segments_with_new_frames_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("footplate_rl.replay.frames._SEGMENT_BYTES", 20)  # ten frames of two bytes
+    stream = Stream(1, 1, seed=1)
+    replay = fast(UniformReplay(), 1, 50, 1, 1)
+    store = CheckpointStore(tmp_path, keep_last=9)
+    names: list[set[str]] = []
+    observations = stream.reset()
+    for update, steps in enumerate((25, 3, 0), start=1):
+        for _ in range(steps):
+            step = stream.step()
+            replay.add(observations, np.zeros(1, np.int64), step, step.rewards_N)
+            observations = step.observations_NO
+        store.save(update, {"replay": replay})
+        store.wait()
+        names.append({*store.at(update).manifest["segments"]})
+    store.close()
+    assert len(names[0]) >= 3
+    assert 1 <= len(names[1] - names[0]) <= 2
+    assert names[2] == names[1]
+
+
+@pytest.mark.parametrize("protocol", ["machado", "classic"])
+def test_the_stacks_of_atari_are_gathered_as_the_emulator_showed_them(protocol: str) -> None:
+    """Breakout, with lost lives and games that are truncated after 30 steps."""
+    config = AtariConfig(kind="atari", game="breakout", protocol=protocol, max_frames=120)  # type: ignore[arg-type]
+    random, naive = np.random.default_rng(1), NaiveReplay(2, 3, DISCOUNT)
+    with closing(make_environments(config, 2, seed=3)) as environments:
+        replay = build_replay(UniformReplay(transitions=200), environments.observation_space, 4, 2, 4, 3, DISCOUNT)
+        observations = environments.reset(0)
+        for _ in range(150):
+            actions = random.integers(4, size=2)
+            step = environments.step(actions)
+            replay.add(observations, actions, step, step.rewards_N)
+            naive.add(observations, actions, step)
+            observations = step.observations_NO
+    expected = {plain(*window) for window in naive.windows(100, 4)}
+    assert len(replay) == sum(1 for _ in naive.windows(100, 4))
+    assert {*drawn(replay.sample(512, random))} <= expected
