@@ -89,20 +89,15 @@ class Replay:
         drawn = self._selection.draw(size, generator)
         rows_B, ring = drawn.rows_B, self._ring
         rows_BW = (rows_B[:, None] + self._offsets_W) % ring.rows
-        window_BJ = rows_BW[:, ring.stack - 1 : -1]
-        lengths_B, ended_B = _lengths(ring.marks_R[window_BJ])
-        rewards_BJ = self._rewards_R[window_BJ].astype(np.float64)
-        if ring.n_step > 1:
-            rewards_BJ[np.arange(ring.n_step) >= lengths_B[:, None]] = 0.0
-            rewards_BJ *= self._discounts_J[:-1]
-        observations_BO, next_observations_BO = self._observations(rows_BW, np.where(ended_B, ring.n_step, lengths_B))
+        returns_B, bootstraps_B, lengths_B = self._returns(rows_BW[:, ring.stack - 1 : -1])
+        observations_BO, next_observations_BO = self._observations(rows_BW, lengths_B)
         weights_B = (self._selection.count * drawn.probabilities_B) ** -beta
         return Batch(
             rows_B,
             observations_BO,
-            self._actions_R[rows_B].astype(np.int64),
-            rewards_BJ.sum(axis=1),
-            np.where(ended_B, 0.0, self._discounts_J[lengths_B]),
+            self._actions_R.take(rows_B).astype(np.int64),
+            returns_B,
+            bootstraps_B,
             next_observations_BO,
             weights_B / weights_B.max(),
         )
@@ -138,7 +133,23 @@ class Replay:
         self._saved.changed(rows_n)
         return rows_n
 
-    def _observations(self, rows_BW: Rows, lengths_B: NDArray[np.intp]) -> tuple[Observations, Observations]:
+    def _returns(self, window_BJ: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp] | None]:
+        """Returns, bootstraps, and the windows' lengths; None where all that are bootstrapped from are n_step long."""
+        marks_BJ = self._ring.marks_R.take(window_BJ)
+        rewards_BJ = self._rewards_R.take(window_BJ).astype(np.float64)
+        if self._ring.n_step == 1:
+            return rewards_BJ[:, 0], np.where(marks_BJ[:, 0] & ENDED, 0.0, self._discounts_J[1]), None
+        stops_BJ = marks_BJ & (ENDED | TRUNCATED) != 0
+        stops_BJ[:, -1] = True
+        lengths_B = stops_BJ.argmax(axis=1) + 1
+        ended_B = marks_BJ[np.arange(len(marks_BJ)), lengths_B - 1] & ENDED != 0
+        rewards_BJ[np.arange(self._ring.n_step) >= lengths_B[:, None]] = 0.0
+        returns_B = (rewards_BJ * self._discounts_J[:-1]).sum(axis=1)
+        bootstraps_B = np.where(ended_B, 0.0, self._discounts_J[lengths_B])
+        is_short = (~ended_B & (lengths_B < self._ring.n_step)).any()
+        return returns_B, bootstraps_B, np.where(ended_B, self._ring.n_step, lengths_B) if is_short else None
+
+    def _observations(self, rows_BW: Rows, lengths_B: NDArray[np.intp] | None) -> tuple[Observations, Observations]:
         """The stacks that end at the windows' first rows, and at those behind their last transitions.
 
         Both are cut from one gathering: with n_step 1 four of five frames are shared.
@@ -150,19 +161,9 @@ class Replay:
             hidden_BW = np.arange(rows_BW.shape[1]) < stack - 1 - self._ring.ages_R[rows_BW[:, stack - 1, None]]
             if hidden_BW.any():
                 frames_BWF[hidden_BW] = 0
-        if (lengths_B == self._ring.n_step).all():
+        if lengths_B is None:
             later_BWF = frames_BWF[:, -stack:]
         else:
             later_BWF = frames_BWF[np.arange(size)[:, None], lengths_B[:, None] + np.arange(stack)]
         shape = (size, stack * self._channels, *self._frames.shape[1:]) if stack > 1 else (size, *self._frames.shape)
         return frames_BWF[:, :stack].reshape(shape), later_BWF.reshape(shape)
-
-
-def _lengths(marks_BJ: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """How many transitions each window has, and whether the return ended in it."""
-    if marks_BJ.shape[1] == 1:
-        return np.ones(len(marks_BJ), np.intp), marks_BJ[:, 0] & ENDED != 0
-    stops_BJ = marks_BJ & (ENDED | TRUNCATED) != 0
-    stops_BJ[:, -1] = True
-    lengths_B = stops_BJ.argmax(axis=1) + 1
-    return lengths_B, marks_BJ[np.arange(len(marks_BJ)), lengths_B - 1] & ENDED != 0

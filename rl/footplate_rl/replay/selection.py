@@ -120,11 +120,11 @@ class Proportional:
         rows_B = self._tree.find((np.arange(size) + generator.random(size)) / size)
         if number := generator.binomial(size, self._mix):
             rows_B[generator.choice(size, number, replace=False)] = self._uniform.draw(number, generator).rows_B
-        probabilities_B = self._tree.numbers[rows_B] * ((1 - self._mix) / self._tree.total())
+        probabilities_B = self._tree.numbers.take(rows_B) * ((1 - self._mix) / self._tree.total())
         return Drawn(rows_B, probabilities_B + self._mix / self.count)
 
     def update(self, rows_B: Rows, errors_B: Numbers) -> None:
-        known_B = self._uniform.may_be_drawn_R[rows_B] & np.isfinite(errors_B)
+        known_B = self._uniform.may_be_drawn_R.take(rows_B) & np.isfinite(errors_B)
         if not known_B.all():
             rows_B, errors_B = rows_B[known_B], errors_B[known_B]
         if len(rows_B):

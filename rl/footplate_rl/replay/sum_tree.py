@@ -66,7 +66,7 @@ class SumTree:
         running = self._running()
         points_B = np.minimum(shares_B * running[-1], np.nextafter(running[-1], 0.0))
         nodes_B: Indices = running.searchsorted(points_B, side="right")
-        points_B -= running[nodes_B] - self._levels[-1][nodes_B]
+        points_B -= running.take(nodes_B) - self._levels[-1].take(nodes_B)
         rows_B = np.arange(len(nodes_B))
         for children in reversed(self._levels[:-1]):
             running_BC = children.reshape(-1, _FAN_OUT).take(nodes_B, axis=0).cumsum(axis=1)
@@ -75,7 +75,7 @@ class SumTree:
             np.maximum(points_B, 0.0, out=points_B)
             chosen_B = (running_BC <= points_B[:, None]).argmin(axis=1)  # the first that is not
             nodes_B = nodes_B * _FAN_OUT + chosen_B
-            points_B -= running_BC[rows_B, chosen_B] - children[nodes_B]
+            points_B -= running_BC[rows_B, chosen_B] - children.take(nodes_B)
         return nodes_B
 
     def _running(self) -> Numbers:
