@@ -35,6 +35,8 @@ GOALS = (
     Goal("copy-transformer", ("evaluate.split=test",), "eval/exact_match", 99.0),
     Goal("catch-paac", ("evaluate.episodes=100",), "eval/return", 0.99),
     Goal("cartpole-paac", ("evaluate.episodes=100",), "eval/return", 475.0),
+    Goal("catch-dqn", ("evaluate.episodes=100",), "eval/return", 0.99),
+    Goal("cartpole-dqn", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal(
         "scan-transformer",
         ("evaluate.split=test",),

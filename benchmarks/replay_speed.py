@@ -1,8 +1,9 @@
 """Prioritised replay beside cpprb (C++): a sample and the update of its priorities, and the memory it takes.
 
-Both sides hand over observations, actions, rewards, next observations, ends and weights, at n-step 1. Ours gathers what
-it stores once; cpprb stores observations and next observations, stacks of frames as they are. Each side runs in a
-process of its own, on one thread. `--memory` fills a replay of a million Atari transitions and says by how much the
+Both sides hand over observations, actions, rewards, next observations, ends and weights, at n-step 1, ready for torch.
+Ours gathers what it stores once into memory that the next batch is written over; cpprb stores observations and next
+observations, stacks of frames as they are, and hands over arrays of their own. Each side runs in a process of its own,
+on one thread. `--memory` fills a replay of a million Atari transitions and says by how much the
 process grew.
 
 `python benchmarks/replay_speed.py [--memory] [--write]`
@@ -60,8 +61,6 @@ def ours(transitions: int, space: Box, rounds: int) -> dict[str, list[float]]:
             errors = random.random(batch)
             began = time.perf_counter()
             drawn = replay.sample(batch, random, beta=0.4)
-            if drawn.observations_BO.ndim == 4:  # views of one gathering; cpprb hands over arrays of their own
-                np.ascontiguousarray(drawn.observations_BO), np.ascontiguousarray(drawn.next_observations_BO)
             replay.update(drawn.rows_B, errors)
             times.append(time.perf_counter() - began)
         found[str(batch)] = [1e6 * float(np.median(times)), 1e6 * float(np.min(times))]

@@ -23,7 +23,10 @@ from footplate_rl.replay.selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B windows of up to n transitions: the target of each is return + bootstrap * V(next observation)."""
+    """B windows of up to n transitions: the target of each is return + bootstrap * V(next observation).
+
+    Observations are good until the next batch is drawn, which is written over them.
+    """
 
     rows_B: Rows
     """Which they are; `Replay.update` takes them."""
