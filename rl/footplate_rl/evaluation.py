@@ -19,13 +19,18 @@ from footplate_rl.policy import Choice, Policy
 _STEPS_BETWEEN_NEWS = 100
 
 
-class Evaluation(Every):
+class Quota(Every):
     """A fixed quota of episodes for each of some environments that are used for nothing else."""
 
     episodes: Count = 100
     """How many episodes are counted, shared out evenly over the environments beforehand: the first ones of each."""
     environments: Count = 20
     """How many environments play at the same time."""
+
+
+class Evaluation(Quota):
+    """The quota, and how a policy chooses its actions in it."""
+
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
 
@@ -65,7 +70,7 @@ def bootstrap_interval(
 def evaluate_policy(
     policy: Policy,
     environment: GymnasiumConfig | OwnConfig | AtariConfig,
-    config: Evaluation,
+    config: Quota,
     context: Context,
     update: int,
     stream: str = "evaluation",
@@ -85,8 +90,9 @@ def evaluate_policy(
         )
         generator = context.stream(f"{stream}/act", update)
         with closing(environments):
+            shape = (len(quota), *policy.distribution.shape)
             playing = _play(
-                policy, environments, update, quota[mine], mine.start, lambda: generator.random(len(quota))[mine]
+                policy, environments, update, quota[mine], mine.start, lambda: generator.random(shape)[mine]
             )
             for episode in playing:
                 own += [] if episode is None else [episode]
@@ -102,6 +108,24 @@ def evaluate_policy(
     }
 
 
+def evaluate_saved(
+    saved_policy: Callable[..., Policy],
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    config: Quota,
+    context: Context,
+) -> Iterator[Step]:
+    """Play the quota with `saved_policy(observations, actions, context)`, the policy in `context.checkpoint`.
+
+    Seeds are others than those that chose the best checkpoint. The last step carries the metrics.
+    """
+    with closing(make_environments(environment, 1, seed=context.seed, training=False)) as environments:
+        spaces = environments.observation_space, environments.action_space
+    policy = saved_policy(*spaces, context)
+    update = 0 if context.checkpoint is None else context.checkpoint.update
+    metrics = yield from evaluate_policy(policy, environment, config, context, update, "final evaluation")
+    yield Step(update, metrics)
+
+
 def _play(
     policy: Policy,
     environments: Environments,
@@ -113,9 +137,10 @@ def _play(
     """The episodes that count, as they end; None now and then, so that whoever consumes this can breathe."""
     left_N = np.array(quota)
     observations_NO = environments.reset(reset)
+    begins_N = np.ones(len(quota), np.bool_)
     for number in count(1):
-        step = environments.step(policy.act(observations_NO, uniforms()))
-        observations_NO = step.observations_NO
+        step = environments.step(policy.act(observations_NO, uniforms(), begins_N))
+        observations_NO, begins_N = step.observations_NO, step.begins_N
         for episode in step.episodes:
             row = episode.environment - first_index
             left_N[row] -= 1
