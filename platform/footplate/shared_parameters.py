@@ -41,14 +41,14 @@ class SharedParameters:
         if optimizer.momentum:
             slots["velocity"] = 0.0
         self._slots = [
-            {name: torch.full_like(one, start).detach().share_memory_() for name, start in slots.items()}
+            {name: _shared(torch.full_like(one, start)) for name, start in slots.items()}
             for one in module.parameters()
         ]
-        self._version = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._version = _shared(torch.zeros((), dtype=torch.int64))
         self._open()
 
     def _open(self) -> None:
-        self._parameters = list(self.module.parameters())
+        self._parameters: list[Tensor] = list(self.module.parameters())
         self._optimizer = build_optimizer(self._config, self.module)
         self._optimizer.state.update(zip(self._parameters, self._slots, strict=True))
 
@@ -93,6 +93,10 @@ class SharedParameters:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    return tensor.detach().share_memory_()  # type: ignore[no-any-return, no-untyped-call]
 
 
 ShareParameters = Callable[[nn.Module, RmsProp], Any]

@@ -5,7 +5,6 @@ Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning"
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from copy import deepcopy
 from functools import partial
 
 from gymnasium.spaces import Box, Discrete
@@ -22,8 +21,8 @@ from footplate_rl.asynchronous import (
     Learning,
     Report,
     check_asynchronous,
-    check_machine,
-    hand_out,
+    rounds,
+    spaces_of,
 )
 from footplate_rl.distributions import distribution_of
 from footplate_rl.environments import make_environments
@@ -122,37 +121,22 @@ class Worker:
 
 def train(config: Config, context: Context) -> Iterator[Step]:
     """One step for each round of a worker; `state` where all rest and the environments start anew."""
-    check_machine(context)
-    with closing(make_environments(config.environment, 1, seed=context.seed)) as environments:
-        spaces = environments.observation_space, environments.action_space
-        frames_per_step = environments.frames_per_step
+    spaces, frames_per_step = spaces_of(config.environment, context)
     context.seed_torch("initialise")
     network = context.place(build_policy_network(config.network, config.memory, *spaces))
     shared = context.share(network, config.optimizer)
-    number = context.restore(model=network, learner=shared)
+    parts = {"model": network, "learner": shared}
+    number = context.restore(**parts)
+    policy = Policy(network, distribution_of(spaces[1]), context, config.evaluate.actions)
     workers = [(config, shared, index, context.seed, context.precision) for index in range(config.workers)]
 
     with closing(context.pool(Worker, workers, processes=config.processes)) as pool:
-        while number < config.updates:
-            boundary = min(config.updates, (number // config.reset_every_updates + 1) * config.reset_every_updates)
-            for reset in [pool.submit(worker, "reset", number) for worker in range(pool.count)]:
-                reset.result()
-            for report in hand_out(pool, number, boundary, config.round_updates):
-                number += report.updates
-                metrics = report.metrics()
-                if number == boundary:
-                    pool.pause()
-                    if number == config.updates or config.evaluate.due(number):
-                        policy = Policy(network, distribution_of(spaces[1]), context, config.evaluate.actions)
-                        metrics |= yield from evaluate_policy(
-                            policy, config.environment, config.evaluate, context, number
-                        )
-                yield Step(
-                    number,
-                    metrics,
-                    work={"steps": report.steps, "frames": report.steps * frames_per_step},
-                    state={"model": network, "learner": shared} if number == boundary else None,
-                )
+        for number, report in rounds(pool, number, config):
+            metrics = report.metrics()
+            if number == config.updates or config.evaluate.due(number):
+                metrics |= yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)
+            rest = number == config.updates or number % config.reset_every_updates == 0
+            yield Step(number, metrics, work=report.work(frames_per_step), state=parts if rest else None)
 
 
 def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:

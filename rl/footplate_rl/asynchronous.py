@@ -6,10 +6,12 @@ and its learning rate. Which worker gets which number follows from who is free, 
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from math import isfinite, sqrt
 from typing import NamedTuple
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
 from torch import Tensor
 
@@ -19,11 +21,18 @@ from footplate.job import Job
 from footplate.optimizers import RmsProp
 from footplate.pool import Pool
 from footplate.schedules import Linear, Plateau, Schedule, build_schedule
-from footplate.section import Count, Fraction, NonNegative, Positive, Section
+from footplate.section import Count, Fraction, Positive, Section
 from footplate.shared_parameters import Parameters
 from footplate.step import Mean, Metric
 from footplate.update import LossTerms
-from footplate_rl.environments import AtariConfig, EnvironmentConfig, Episode
+from footplate_rl.environments import (
+    AtariConfig,
+    EnvironmentConfig,
+    Episode,
+    GymnasiumConfig,
+    OwnConfig,
+    make_environments,
+)
 from footplate_rl.networks import NIPS, Network
 from footplate_rl.rollout import Rollout
 
@@ -117,15 +126,24 @@ def check_asynchronous(job: Job, every_evaluation: int) -> None:
         raise ValueError(f"precision: {job.precision} is not for asynchronous workers; use fp32 or fp64")
 
 
-def check_machine(context: Context) -> None:
-    """Raise FootplateError where parameters can't be shared between processes."""
+def spaces_of(
+    environment: GymnasiumConfig | OwnConfig | AtariConfig, context: Context
+) -> tuple[tuple[Box, Discrete | Box], int]:
+    """The spaces of observations and actions, and the frames of a step: what the environment of one worker has.
+
+    Raises FootplateError where parameters can't be shared between processes, and for a wrong environment.
+    """
     if context.ranks > 1:
         raise FootplateError(
             f"resources.workers: {context.ranks} can't share an asynchronous agent, which has workers of its own; use 1."
         )
     if context.device.type != "cpu":
-        raise FootplateError(f"device: asynchronous workers share parameters in the CPU's memory, not on "
-                             f"{context.device.type}; set device=cpu.")
+        raise FootplateError(
+            f"device: asynchronous workers share parameters in the CPU's memory, not on {context.device.type}; "
+            "set device=cpu."
+        )
+    with closing(make_environments(environment, 1, seed=context.seed)) as environments:
+        return (environments.observation_space, environments.action_space), environments.frames_per_step
 
 
 class Report(NamedTuple):
@@ -146,6 +164,26 @@ class Report(NamedTuple):
             "rollout/return": returns,
             "rollout/length": lengths,
         }
+
+    def work(self, frames_per_step: int) -> dict[str, int]:
+        """What it consumed."""
+        return {"steps": self.steps, "frames": self.steps * frames_per_step}
+
+
+def rounds(pool: Pool, done: int, config: AsynchronousConfig) -> Iterator[tuple[int, Report]]:
+    """All updates from `done` on: what a worker reports, and how many updates of the run have been made by then.
+
+    At each multiple of `reset_every_updates`, and at the end, every worker rests while the caller has the report.
+    """
+    while done < config.updates:
+        boundary = min(config.updates, (done // config.reset_every_updates + 1) * config.reset_every_updates)
+        for reset in [pool.submit(worker, "reset", done) for worker in range(pool.count)]:
+            reset.result()
+        for report in hand_out(pool, done, boundary, config.round_updates):
+            done += report.updates
+            if done == boundary:
+                pool.pause()
+            yield done, report
 
 
 def hand_out(pool: Pool, first: int, stop: int, size: int) -> Iterator[Report]:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from footplate.errors import FootplateError
 
 
-class Distribution(Protocol):
-    """A family of distributions; which of them is meant is in a network's outputs."""
+class Sampler(Protocol):
+    """How actions are chosen by a network's outputs."""
 
     outputs: int
     """P."""
@@ -32,7 +32,11 @@ class Distribution(Protocol):
         """
 
     def likeliest(self, outputs_NP: Tensor) -> Tensor:
-        """The likeliest action of each row."""
+        """The likeliest action of each row, or the best."""
+
+
+class Distribution(Sampler, Protocol):
+    """A family of distributions with a gradient; which of them is meant is in a network's outputs."""
 
     def evaluate(self, outputs_MP: Tensor, actions_MX: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a | s) of each action (a density where it is continuous), and the entropy in nats of each row."""
@@ -89,10 +93,10 @@ class Gaussian:
         mean_NA, log_deviation_NA = outputs_NP.chunk(2, dim=-1)
         # 0 can be drawn, and its quantile is infinite.
         normal_NA = torch.special.ndtri(uniforms_NX.double().clamp(min=2.0**-54)).flatten(1).to(mean_NA.dtype)
-        return (mean_NA + log_deviation_NA.exp() * normal_NA).unflatten(1, self.shape)
+        return (mean_NA + log_deviation_NA.exp() * normal_NA).reshape(-1, *self.shape)
 
     def likeliest(self, outputs_NP: Tensor) -> Tensor:
-        return outputs_NP.chunk(2, dim=-1)[0].unflatten(1, self.shape)
+        return outputs_NP.chunk(2, dim=-1)[0].reshape(-1, *self.shape)
 
     def evaluate(self, outputs_MP: Tensor, actions_MX: Tensor) -> tuple[Tensor, Tensor]:
         mean_MA, log_deviation_MA = _in_full(outputs_MP).chunk(2, dim=-1)

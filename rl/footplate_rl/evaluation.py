@@ -90,7 +90,7 @@ def evaluate_policy(
         )
         generator = context.stream(f"{stream}/act", update)
         with closing(environments):
-            shape = (len(quota), *policy.distribution.shape)
+            shape = (len(quota), *policy.sampler.shape)
             playing = _play(
                 policy, environments, update, quota[mine], mine.start, lambda: generator.random(shape)[mine]
             )

@@ -47,7 +47,7 @@ def play_episodes(job: Job, context: Context, episodes: int, video: Path | None 
             while not ended:
                 if film is not None:
                     film.write(environments.render()[0])
-                uniforms_NX = uniforms.random((1, *policy.distribution.shape))
+                uniforms_NX = uniforms.random((1, *policy.sampler.shape))
                 step = environments.step(policy.act(observations_NO, uniforms_NX, begins_N))
                 observations_NO, begins_N, ended = step.observations_NO, step.begins_N, step.episodes
             if film is not None:

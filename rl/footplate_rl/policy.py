@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from footplate.context import Context
-from footplate_rl.distributions import Distribution, distribution_of
+from footplate_rl.distributions import Sampler, distribution_of
 from footplate_rl.networks import MLP, NIPS, Nature, build_network
 from footplate_rl.recurrent import LSTM, Memory, RecurrentActorCritic, build_recurrent_network
 
@@ -23,10 +23,10 @@ class Policy:
     """A network that acts."""
 
     def __init__(
-        self, network: nn.Module, distribution: Distribution, context: Context, choice: Choice = "sampled"
+        self, network: nn.Module, sampler: Sampler, context: Context, choice: Choice = "sampled"
     ) -> None:
         self.network = network
-        self.distribution = distribution
+        self.sampler = sampler
         self.choice = choice
         self._context = context
         self._state_2NU: Tensor | None = None
@@ -51,10 +51,10 @@ class Policy:
             else:
                 outputs_NP, _ = self.network(observations)
         if self.choice == "greedy":
-            actions_NX = self.distribution.likeliest(outputs_NP)
+            actions_NX = self.sampler.likeliest(outputs_NP)
         else:
             uniforms = torch.from_numpy(uniforms_NX).to(self._context.device)
-            actions_NX = self.distribution.sample(outputs_NP, uniforms)
+            actions_NX = self.sampler.sample(outputs_NP, uniforms)
         result: NDArray[Any] = actions_NX.cpu().numpy()
         return result
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Space
 from torch import Tensor, nn
 
 from footplate.section import Count, Section
-from footplate_rl.networks import MLP, NIPS, ActorCritic, Nature, build_network
+from footplate_rl.networks import MLP, NIPS, ActorCritic, Nature, build_network, scaled
 
 
 class LSTM(Section):
@@ -50,7 +50,7 @@ class RecurrentActorCritic(nn.Module):
 
     def unroll(self, observations: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """The same, and state_2NU after the last observation."""
-        features_MF = self.network.policy_trunk(self.network.inputs(observations))
+        features_MF = self.network.policy_trunk(scaled(observations, self.cell.weight_hh.dtype))
         keeps_TN1 = (~memory.begins_TN).unsqueeze(-1).to(features_MF.dtype)
         features_TNF = features_MF.unflatten(0, memory.begins_TN.shape)
         if memory.state_2NU is None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from footplate.context import Context
 from footplate.step import Mean, Metric
-from footplate_rl.distributions import Distribution
+from footplate_rl.distributions import Sampler
 from footplate_rl.environments import Episode
 from footplate_rl.groups import Group
 from footplate_rl.losses import Microbatch
@@ -37,19 +37,19 @@ class Rollout:
     episodes: list[Episode]
     """The episodes that came to their end in it."""
 
-    def __init__(self, steps: int, count: int, space: Box, distribution: Distribution, context: Context) -> None:
-        """For `count` environments whose observations are in `space`, and actions drawn from `distribution`."""
+    def __init__(self, steps: int, count: int, space: Box, sampler: Sampler, context: Context) -> None:
+        """For `count` environments whose observations are in `space`, and actions chosen by `sampler`."""
         device, shape_TN = context.device, (steps, count)
         values_dtype = torch.float64 if context.precision == "fp64" else torch.float32
         sample = torch.from_numpy(np.empty(0, space.dtype))
         observations_dtype = sample.dtype if sample.dtype == torch.uint8 else values_dtype
-        actions_dtype = distribution.dtype or values_dtype
+        actions_dtype = sampler.dtype or values_dtype
         self.episodes = []
-        self.distribution = distribution
+        self.sampler = sampler
         self._context = context
         self.observations_TNO = torch.zeros((*shape_TN, *space.shape), dtype=observations_dtype, device=device)
-        self.outputs_TNP = torch.zeros((*shape_TN, distribution.outputs), dtype=values_dtype, device=device)
-        self.actions_TNX = torch.zeros((*shape_TN, *distribution.shape), dtype=actions_dtype, device=device)
+        self.outputs_TNP = torch.zeros((*shape_TN, sampler.outputs), dtype=values_dtype, device=device)
+        self.actions_TNX = torch.zeros((*shape_TN, *sampler.shape), dtype=actions_dtype, device=device)
         self.values_SN = torch.zeros((steps + 1, count), dtype=values_dtype, device=device)
         self.final_values_TN = torch.zeros(shape_TN, dtype=values_dtype, device=device)
         self.begins_TN = torch.zeros(shape_TN, dtype=torch.bool, device=device)
@@ -64,6 +64,11 @@ class Rollout:
     def transitions(self) -> int:
         """How many of the rollout's rows are transitions of an environment."""
         return int(np.count_nonzero(self.valid_TN))
+
+    @property
+    def valid_M(self) -> Tensor:
+        """Which of the rollout's rows, T after T, are transitions."""
+        return self._to_device(self.valid_TN).flatten()
 
     def collect(
         self,
@@ -113,7 +118,7 @@ class Rollout:
         outputs_NP, self.values_SN[t, group.rows], group.state_2NU = self._forward(
             network, observations_NO, group.state_2NU, begins_N
         )
-        actions_NX = self.distribution.sample(outputs_NP, uniforms_NX)
+        actions_NX = self.sampler.sample(outputs_NP, uniforms_NX)
         self.outputs_TNP[t, group.rows] = outputs_NP.to(self.outputs_TNP.dtype)
         self.actions_TNX[t, group.rows] = actions_NX
         group.environments.send(actions_NX.cpu().numpy())
