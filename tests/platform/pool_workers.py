@@ -64,7 +64,7 @@ class Pusher:
             self._shared.push([torch.ones_like(one) for one in self._shared.module.parameters()], learning_rate)
 
     def pull(self) -> list[Tensor]:
-        into = [torch.empty_like(one) for one in self._shared.module.parameters()]
+        into = [torch.empty_like(one).detach() for one in self._shared.module.parameters()]
         self._shared.pull(into)
         return into
 

@@ -26,7 +26,7 @@ from pool_workers import Counter  # noqa: E402
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 
 
-@pytest.fixture(params=[False, True], ids=["this thread", "processes"])
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["thread", "processes"], scope="module")
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
     with closing(Context().pool(Counter, [(0,), (100,)], processes=request.param)) as opened:
         yield opened
@@ -34,22 +34,22 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 
 def test_workers_keep_their_state_and_answer_in_order(pool: Pool) -> None:
     assert pool.count == 2
-    futures = [pool.submit(worker, "add", amount) for amount in (1, 2) for worker in (0, 1)]
-    assert [future.result() for future in futures] == [1, 101, 3, 103]
+    futures = [pool.submit(worker, "add", amount) for amount in (1, 2, -3) for worker in (0, 1)]
+    assert [future.result() for future in futures] == [1, 101, 3, 103, 0, 100]
 
 
 def test_a_pause_lasts_until_nobody_is_at_work(pool: Pool) -> None:
     futures: list[Future[Any]] = [pool.submit(worker, "nap", 0.1) for worker in (0, 1) for _ in range(2)]
     pool.pause()
     assert all(future.done() for future in futures)
-    assert pool.submit(1, "add", 1).result() == 101
+    assert pool.submit(1, "add", 0).result() == 100
 
 
 def test_what_the_user_can_mend_comes_as_it_was_raised(pool: Pool) -> None:
     with pytest.raises(TrainingError) as error:
         pool.submit(1, "complain").result()
     assert str(error.value) == "environment 3: it is broken; mend it."
-    assert pool.submit(1, "add", 1).result() == 101
+    assert pool.submit(1, "add", 0).result() == 100
 
 
 def test_here_an_exception_keeps_its_traceback() -> None:
@@ -59,6 +59,7 @@ def test_here_an_exception_keeps_its_traceback() -> None:
     assert failed.__traceback__ is not None
 
 
+@pytest.mark.slow
 def test_elsewhere_it_is_one_line_that_says_who_what_and_where() -> None:
     with closing(Context().pool(Counter, [(0,), (-1,)], processes=True)) as pool:
         failed, unmade = pool.submit(0, "divide"), pool.submit(1, "add", 1)
@@ -73,12 +74,14 @@ def test_elsewhere_it_is_one_line_that_says_who_what_and_where() -> None:
         left.close()
 
 
+@pytest.mark.slow
 def test_processes_have_one_thread_the_same_switches_and_no_ear_for_ctrl_c() -> None:
     with torch.autograd.set_detect_anomaly(True), closing(Context().pool(Counter, [(0,)], processes=True)) as pool:
         assert pool.submit(0, "settings").result() == (1, True, True)
         assert pool.submit(0, "process").result() != os.getpid()
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_closed_closes_its_workers_and_does_not_wait_for_one_at_work(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     pool = Context().pool(Counter, [(0, str(diary)), (1, str(diary))], processes=True)
@@ -105,6 +108,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed_even_in_the_middle_of_a_call(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(PARENT)

@@ -27,7 +27,7 @@ def shared(**changes: object) -> SharedParameters:
 
 
 def weight(parameters: SharedParameters) -> float:
-    return float(next(parameters.module.parameters()))
+    return next(parameters.module.parameters()).item()
 
 
 def test_two_pushes_make_two_steps_with_one_statistic_and_epsilon_inside_the_root() -> None:
@@ -40,7 +40,7 @@ def test_two_pushes_make_two_steps_with_one_statistic_and_epsilon_inside_the_roo
     assert weight(one) == pytest.approx(-0.2 / 1.5 - 0.3 / sqrt(1.75))
 
 
-@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_workers_step_on_the_same_parameters_with_the_same_statistic(processes: bool) -> None:
     """One after another, so that nothing is lost: two workers are one that pushes twice."""
     alone, together = (shared(initial_statistic=1, momentum=0.5) for _ in range(2))
@@ -49,11 +49,12 @@ def test_workers_step_on_the_same_parameters_with_the_same_statistic(processes: 
     with closing(Context().pool(Pusher, [(together,), (together,)], processes=processes)) as pool:
         for worker in (0, 1, 0, 1):
             pool.submit(worker, "push", 1, 0.1).result()
-        assert float(pool.submit(1, "pull").result()[0]) == weight(alone)
+        assert pool.submit(1, "pull").result()[0].item() == weight(alone)
     assert weight(together) == weight(alone) != 0
     assert together.state_dict() == alone.state_dict()
 
 
+@pytest.mark.slow
 def test_many_unlocked_pushes_at_once_lose_little_and_break_nothing() -> None:
     one = shared(decay=0.0, epsilon=3.0)
     with closing(Context().pool(Pusher, [(one,), (one,)], processes=True)) as pool:
