@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from footplate.checkpoint import Checkpoint
 from footplate.job import Precision
 from footplate.pool import OpenPool, open_pool
-from footplate.shared_parameters import ShareParameters, SharedParameters
+from footplate.shared_parameters import SharedParameters, ShareParameters
 from footplate.step import Stateful
 from footplate.streams import numpy_stream, torch_seed, torch_stream
 

@@ -1,7 +1,7 @@
 """A pool of stateful workers: objects that live somewhere and are asked for one thing after another.
 
-Whoever uses a pool knows neither where its workers are nor what carries the calls, so that another package can offer one
-on a cluster: `context.pool` is the function that opens one.
+Whoever uses a pool knows neither where its workers are nor what carries the calls, so that another package can offer
+one on a cluster: `context.pool` is the function that opens one.
 
     with closing(context.pool(Player, [(config, 0), (config, 1)], processes=True)) as pool:
         futures = [pool.submit(worker, "play", 100) for worker in range(pool.count)]

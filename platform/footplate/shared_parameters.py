@@ -1,7 +1,7 @@
 """Parameters that asynchronous workers share behind `pull` and `push`, with one optimizer and one statistic.
 
-In the memory of one machine nothing is locked: a worker may read a tensor while another one writes it, and two that write
-at the same time may lose a part of a step. Source: Recht et al. 2011, "Hogwild!: a lock-free approach to parallelizing
+In the memory of one machine nothing is locked: a worker may read a tensor while another one writes it, and two that
+write at the same time may lose a part of a step. Source: Recht et al. 2011, "Hogwild!: a lock-free approach to parallelizing
 stochastic gradient descent"; Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4.
 """
 
@@ -41,8 +41,7 @@ class SharedParameters:
         if optimizer.momentum:
             slots["velocity"] = 0.0
         self._slots = [
-            {name: _shared(torch.full_like(one, start)) for name, start in slots.items()}
-            for one in module.parameters()
+            {name: _shared(torch.full_like(one, start)) for name, start in slots.items()} for one in module.parameters()
         ]
         self._version = _shared(torch.zeros((), dtype=torch.int64))
         self._open()
@@ -100,3 +99,4 @@ def _shared(tensor: Tensor) -> Tensor:
 
 
 ShareParameters = Callable[[nn.Module, RmsProp], Any]
+"""`SharedParameters`, or what has its signature and gives `Parameters` that can be saved."""

@@ -58,14 +58,14 @@ class Config(AsynchronousConfig):
 
 
 DEBUG_OVERRIDES: Mapping[str, object] = {
-    "steps": 200,
+    "steps": 100,
     "workers": 2,
     "environments": 1,
     "processes": False,
     "rollout_steps": 5,
     "round_updates": 5,
-    "reset_every_updates": 20,
-    "evaluate.every_updates": 20,
+    "reset_every_updates": 10,
+    "evaluate.every_updates": 10,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
 }
@@ -126,12 +126,12 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     network = context.place(build_policy_network(config.network, config.memory, *spaces))
     shared = context.share(network, config.optimizer)
     parts = {"model": network, "learner": shared}
-    number = context.restore(**parts)
+    done = context.restore(**parts)
     policy = Policy(network, distribution_of(spaces[1]), context, config.evaluate.actions)
     workers = [(config, shared, index, context.seed, context.precision) for index in range(config.workers)]
 
     with closing(context.pool(Worker, workers, processes=config.processes)) as pool:
-        for number, report in rounds(pool, number, config):
+        for number, report in rounds(pool, done, config):
             metrics = report.metrics()
             if number == config.updates or config.evaluate.due(number):
                 metrics |= yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)

@@ -53,15 +53,15 @@ class Config(AsynchronousConfig):
 
 
 DEBUG_OVERRIDES: Mapping[str, object] = {
-    "steps": 200,
+    "steps": 100,
     "workers": 2,
     "environments": 1,
     "processes": False,
     "rollout_steps": 5,
     "round_updates": 5,
-    "reset_every_updates": 20,
+    "reset_every_updates": 10,
     "target_every_updates": 10,
-    "evaluate.every_updates": 20,
+    "evaluate.every_updates": 10,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
 }
@@ -141,12 +141,12 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     target_network = deepcopy(network)
     shared, target = (context.share(module, config.optimizer) for module in (network, target_network))
     parts = {"model": network, "target": target_network, "learner": shared}
-    number = context.restore(**parts)
+    done = context.restore(**parts)
     policy = _policy(network, config, context)
     workers = [(config, shared, target, index, context.seed, context.precision) for index in range(config.workers)]
 
     with closing(context.pool(Worker, workers, processes=config.processes)) as pool:
-        for number, report in rounds(pool, number, config):
+        for number, report in rounds(pool, done, config):
             metrics = report.metrics()
             if number == config.updates or config.evaluate.due(number):
                 metrics |= yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)

@@ -1,7 +1,7 @@
 """What asynchronous agents share: their keys, how updates are handed out to workers, and the update of one worker.
 
-Every update of the run has a number, and exactly one worker makes it: the number gives the random numbers of its rollout
-and its learning rate. Which worker gets which number follows from who is free, and so from time.
+Every update of the run has a number, and exactly one worker makes it: the number gives the random numbers of its
+rollout and its learning rate. Which worker gets which number follows from who is free, and so from time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +135,8 @@ def spaces_of(
     """
     if context.ranks > 1:
         raise FootplateError(
-            f"resources.workers: {context.ranks} can't share an asynchronous agent, which has workers of its own; use 1."
+            f"resources.workers: {context.ranks} can't share an asynchronous agent, which has workers of its own; "
+            "use 1."
         )
     if context.device.type != "cpu":
         raise FootplateError(

@@ -69,7 +69,7 @@ class ClippedLoss(nn.Module):
         limited_M = ratio_M.clamp(1 - weights.clip_ratio, 1 + weights.clip_ratio)
         advantages_M = torch.where(valid_M, batch.advantages_M, 0.0)
         policy = -torch.minimum(ratio_M * advantages_M, limited_M * advantages_M).sum()
-        value = torch.where(valid_M, self._value_errors(values_M.to(ratio_M.dtype), batch), 0.0).sum()
+        value = self._value_errors(torch.where(valid_M, values_M.to(ratio_M.dtype), 0.0), batch).sum()
         entropy = torch.where(valid_M, entropy_M, 0.0).sum()
         with torch.no_grad():
             divergence = (ratio_M - 1 - log_ratio_M).sum()
@@ -85,8 +85,12 @@ class ClippedLoss(nn.Module):
         return LossTerms(policy + weights.value_weight * value - weights.entropy_weight * entropy, count, metrics)
 
     def _value_errors(self, values_M: Tensor, batch: ClippedMicrobatch) -> Tensor:
-        errors_M = (values_M - batch.returns_M).square()
+        """0 where a row is no transition; `values_M` is 0 there."""
+        # Chosen before any product: such a row may hold anything, and the gradient of 0 * nan is nan.
+        returns_M = torch.where(batch.valid_M, batch.returns_M, 0.0)
+        errors_M = (values_M - returns_M).square()
         if self.weights.clip_values is None:
             return errors_M
-        change_M = (values_M - batch.values_M).clamp(-self.weights.clip_values, self.weights.clip_values)
-        return torch.maximum(errors_M, (batch.values_M + change_M - batch.returns_M).square())
+        acted_M = torch.where(batch.valid_M, batch.values_M, 0.0)
+        change_M = (values_M - acted_M).clamp(-self.weights.clip_values, self.weights.clip_values)
+        return torch.maximum(errors_M, (acted_M + change_M - returns_M).square())

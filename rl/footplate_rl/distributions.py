@@ -1,7 +1,7 @@
 """The distribution of actions that a network's outputs describe: how to draw from it, and how likely an action is.
 
-Axes: N environment, M transition, A action (or axis of a continuous one), P number that a network puts out for a policy,
-X all axes of a uniform number or of an action: none where actions are discrete.
+Axes: N environment, M transition, A action (or axis of a continuous one), P number that a network puts out for a
+policy, X all axes of a uniform number or of an action: none where actions are discrete.
 """
 
 from math import log, pi, prod

@@ -12,9 +12,7 @@ from torch import Tensor
 from footplate.context import Context
 
 
-def minibatches(
-    order: np.random.Generator, shape_TN: tuple[int, int], share: slice, count: int
-) -> Iterator[Tensor]:
+def minibatches(order: np.random.Generator, shape_TN: tuple[int, int], share: slice, count: int) -> Iterator[Tensor]:
     """The rows of each of `count` minibatches that belong to the environments `share`, as t * (its size) + n.
 
     The T * N transitions of all environments are put into a random order and cut, so that each is in one minibatch; a

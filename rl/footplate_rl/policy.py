@@ -22,9 +22,7 @@ Choice = Literal["sampled", "greedy"]
 class Policy:
     """A network that acts."""
 
-    def __init__(
-        self, network: nn.Module, sampler: Sampler, context: Context, choice: Choice = "sampled"
-    ) -> None:
+    def __init__(self, network: nn.Module, sampler: Sampler, context: Context, choice: Choice = "sampled") -> None:
         self.network = network
         self.sampler = sampler
         self.choice = choice

@@ -1,7 +1,7 @@
 """PPO: proximal policy optimization. A rollout of all environments is learnt from for some epochs, in minibatches.
 
-Source: Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347), algorithm 1. An *update* of the
-run is one rollout with all the gradient steps on it. As for PAAC, all environments start anew every
+Source: Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347), algorithm 1. An *update* of
+the run is one rollout with all the gradient steps on it. As for PAAC, all environments start anew every
 `reset_every_updates`: only there a run can be saved.
 
 Axes: T rollout step, N environment of this rank, M transition of a minibatch.

@@ -1,7 +1,7 @@
 """A network with a memory: an LSTM between the features of an observation and the heads of policy and value.
 
-Axes: T step, N environment, M = T * N, in that order; F feature, U unit, 2 what the LSTM puts out and its cell, P number
-that describes the policy.
+Axes: T step, N environment, M = T * N, in that order; F feature, U unit, 2 what the LSTM puts out and its cell, P
+number that describes the policy.
 """
 
 from typing import Literal, NamedTuple

@@ -66,7 +66,7 @@ class Rollout:
         return int(np.count_nonzero(self.valid_TN))
 
     @property
-    def valid_M(self) -> Tensor:
+    def valid_M(self) -> Tensor:  # noqa: N802 - it ends in its axes
         """Which of the rollout's rows, T after T, are transitions."""
         return self._to_device(self.valid_TN).flatten()
 

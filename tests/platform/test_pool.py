@@ -63,7 +63,9 @@ def test_here_an_exception_keeps_its_traceback() -> None:
 def test_elsewhere_it_is_one_line_that_says_who_what_and_where() -> None:
     with closing(Context().pool(Counter, [(0,), (-1,)], processes=True)) as pool:
         failed, unmade = pool.submit(0, "divide"), pool.submit(1, "add", 1)
-        line = next(n for n, text in enumerate((HERE / "pool_workers.py").read_text().split("\n"), 1) if "1 / 0" in text)
+        line = next(
+            n for n, text in enumerate((HERE / "pool_workers.py").read_text().split("\n"), 1) if "1 / 0" in text
+        )
         assert str(failed.exception()) == (
             f"worker 0: ZeroDivisionError: division by zero (pool_workers.py, line {line}); {ADVICE}"
         )

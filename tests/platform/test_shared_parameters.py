@@ -15,7 +15,7 @@ from footplate.shared_parameters import SharedParameters
 
 sys.path.append(str(Path(__file__).parent))
 
-from pool_workers import Pusher  # noqa: E402
+from pool_workers import Pusher
 
 SETTINGS = {"kind": "rmsprop", "learning_rate": 1.0, "decay": 0.5, "epsilon": 0.25, "epsilon_inside_root": True}
 

@@ -238,9 +238,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
     exploding = {"kind": "rmsprop", "learning_rate": 1e30, "epsilon": 1e-8}
     with pytest.raises(TrainingError) as error:
         rounds(config_of(optimizer=exploding, clip_norm=None), Context())
-    assert str(error.value).endswith(
-        ": the gradient is not finite; lower optimizer.learning_rate or set clip_norm."
-    )
+    assert str(error.value).endswith(": the gradient is not finite; lower optimizer.learning_rate or set clip_norm.")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Asynchronous n-step Q-learning: what it learns towards, how it explores, and that both are functions of the update."""
+"""Asynchronous n-step Q-learning: what it learns towards, how it explores, both functions of the update."""
 
 from contextlib import closing
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,14 @@ def test_below_epsilon_any_action_is_taken_and_above_it_the_best() -> None:
     uniforms_N = torch.tensor([0.0, 0.11, 0.26, 0.39, 0.4, 0.99], dtype=torch.float64)
     assert EpsilonGreedy(4, 0.4).sample(values_NA, uniforms_N).tolist() == [0, 1, 2, 3, 1, 1]
     assert EpsilonGreedy(4, 0.0).sample(values_NA, uniforms_N).tolist() == [1] * 6
-    assert EpsilonGreedy(4, np.array([1.0, 0, 0, 0, 0, 1.0])).sample(values_NA, uniforms_N).tolist() == [0, 1, 1, 1, 1, 3]
+    assert EpsilonGreedy(4, np.array([1.0, 0, 0, 0, 0, 1.0])).sample(values_NA, uniforms_N).tolist() == [
+        0,
+        1,
+        1,
+        1,
+        1,
+        3,
+    ]
 
 
 def test_the_three_rates_of_the_paper_are_drawn_as_often_as_it_says() -> None:
@@ -156,7 +164,7 @@ def test_the_target_network_is_a_copy_of_the_parameters_every_so_many_updates() 
         if step.state is not None
     ]
     assert len(saved) == 3
-    for (before, _), (after, target) in zip(saved, saved[1:], strict=False):
+    for (before, _), (after, target) in pairwise(saved):
         torch.testing.assert_close(target, before, rtol=0, atol=0)
         assert not torch.equal(after["action_values.weight"], target["action_values.weight"])
 
