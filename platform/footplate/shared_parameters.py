@@ -1,8 +1,10 @@
 """Parameters that asynchronous workers share behind `pull` and `push`, with one optimizer and one statistic.
 
 In the memory of one machine nothing is locked: a worker may read a tensor while another one writes it, and two that
-write at the same time may lose a part of a step. Source: Recht et al. 2011, "Hogwild!: a lock-free approach to parallelizing
-stochastic gradient descent"; Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4.
+write at the same time may lose a part of a step.
+
+Source: Recht et al. 2011, "Hogwild!: a lock-free approach to parallelizing stochastic gradient descent"; Mnih et al.
+2016, "Asynchronous methods for deep reinforcement learning", section 4.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -93,7 +93,8 @@ class Gaussian:
         mean_NA, log_deviation_NA = outputs_NP.chunk(2, dim=-1)
         # 0 can be drawn, and its quantile is infinite.
         normal_NA = torch.special.ndtri(uniforms_NX.double().clamp(min=2.0**-54)).flatten(1).to(mean_NA.dtype)
-        return (mean_NA + log_deviation_NA.exp() * normal_NA).reshape(-1, *self.shape)
+        actions_NA: Tensor = mean_NA + log_deviation_NA.exp() * normal_NA
+        return actions_NA.reshape(-1, *self.shape)
 
     def likeliest(self, outputs_NP: Tensor) -> Tensor:
         return outputs_NP.chunk(2, dim=-1)[0].reshape(-1, *self.shape)
