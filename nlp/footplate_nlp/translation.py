@@ -25,7 +25,7 @@ from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import open_corpus
 from footplate_nlp.transformer import TransformerConfig
-from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
+from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
@@ -41,7 +41,7 @@ class Config(Section):
     """How many optimizer updates the run makes."""
     corpus: Corpus
     """Where the sentence pairs come from."""
-    vocabulary: VocabularyConfig = Subwords()
+    vocabulary: VocabularyConfig = Bpe()
     """What text is cut into; learned from the training pairs."""
     model: ModelConfig = TransformerConfig()
     """The network."""

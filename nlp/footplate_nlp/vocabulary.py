@@ -5,21 +5,25 @@ Ids: pad 0, unknown 1, begin of sentence 2, end of sentence 3 (`symbols`), then 
 The default normaliser `nmt_nfkc` is lossy: it applies Unicode NFKC (full-width letters, ligatures and the like become
 plain ones), drops control characters and folds runs of white space, so that decoding returns the normalised text. With
 `identity` only white space is folded.
+
+Tags are control symbols, `<2de>` for the tag `de`, behind the four: sentencepiece never finds one in text, however it is
+spelled there.
 """
 
 import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import sentencepiece
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from footplate.errors import ConfigError, FootplateError
-from footplate.section import Count, Section
+from footplate.section import Count, Positive, Probability, Section
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
 Normaliser = Literal["nmt_nfkc", "identity"]
@@ -27,13 +31,20 @@ Normaliser = Literal["nmt_nfkc", "identity"]
 sentencepiece.set_min_log_level(2)  # its notes on the training of a vocabulary would break the live display
 
 
+class Sampling(NamedTuple):
+    """How segmentations are drawn; the library gives the first number two meanings."""
+
+    alpha: float
+    """BPE: the share of merges that are left out. Unigram: the power of the segmentations' probabilities."""
+    nbest: int = -1
+    """Unigram: draw among so many of the most probable; -1 among all."""
+
+
 class Subwords(Section):
     """Pieces of words, learned from the training text."""
 
-    kind: Literal["bpe", "unigram"] = "bpe"
-    """`bpe` merges frequent pairs (Sennrich et al. 2016), `unigram` prunes a language model of pieces (Kudo 2018)."""
     size: Count = 8000
-    """Pieces in the vocabulary (in each, when they are separate), the four special ones and any bytes included."""
+    """Pieces in the vocabulary (in each, when they are separate), the special ones and any bytes included."""
     joint: bool = True
     """One vocabulary for both languages, as tied source embeddings need; or one for each."""
     byte_fallback: bool = True
@@ -44,6 +55,45 @@ class Subwords(Section):
     """`nmt_nfkc` is lossy (Unicode NFKC); `identity` keeps the characters."""
     training_lines: Count = 2_000_000
     """At most this many pairs are read to learn the pieces: the head of the corpus. Bounds the memory."""
+
+
+class Bpe(Subwords):
+    """Pieces that merge frequent pairs (Sennrich et al. 2016)."""
+
+    kind: Literal["bpe"] = "bpe"
+    """Byte-pair encoding."""
+    bpe_dropout: Probability = 0.0
+    """In training each merge is left out with this probability, drawn anew each epoch; 0.1 is usual, 0 is off."""
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """BPE-dropout. Source: Provilkov et al. 2020, algorithm 1."""
+        return Sampling(self.bpe_dropout) if self.bpe_dropout else None
+
+
+class Unigram(Subwords):
+    """Pieces of a pruned language model (Kudo 2018)."""
+
+    kind: Literal["unigram"] = "unigram"
+    """A unigram language model over pieces."""
+    sampling_alpha: Positive | None = None
+    """In training draw a segmentation x with probability P(x)^alpha, anew each epoch; 0.1 to 0.5 are usual, null is off."""
+    nbest: Annotated[int, Field(ge=2)] | None = None
+    """Draw among so many of the most probable segmentations; null draws among all."""
+
+    @model_validator(mode="after")
+    def _samples_what_it_draws(self) -> Self:
+        if self.nbest is not None and self.sampling_alpha is None:
+            raise ValueError(
+                f"nbest: {self.nbest} segmentations to draw from, but sampling_alpha is null and none is drawn; "
+                "set sampling_alpha, or leave nbest out"
+            )
+        return self
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """Subword regularisation. Source: Kudo 2018, sections 3.1 and 3.3."""
+        return Sampling(self.sampling_alpha, self.nbest or -1) if self.sampling_alpha else None
 
 
 class Symbols(Section):
@@ -58,8 +108,12 @@ class Symbols(Section):
     training_lines: Count = 2_000_000
     """At most this many pairs are read."""
 
+    @property
+    def sampling(self) -> None:
+        """A word, or a character, has one segmentation."""
 
-VocabularyConfig = Annotated[Subwords | Symbols, Field(discriminator="kind")]
+
+VocabularyConfig = Annotated[Bpe | Unigram | Symbols, Field(discriminator="kind")]
 
 
 class Tokenizer:
@@ -82,6 +136,42 @@ class Tokenizer:
         """The ids of each line; an empty line has none."""
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1)
         return ids
+
+    def sample(self, lines: Sequence[str], sampling: Sampling, seed: int) -> list[list[int]]:
+        """A segmentation of each line, drawn: a pure function of the model, the lines and the seed, below 2^31.
+
+        The library reads its seed, which is the process's, when a thread first draws: hence a thread for each call. One
+        call at a time in a process.
+        """
+
+        def drawn() -> list[list[int]]:
+            sentencepiece.set_random_generator_seed(seed)
+            ids: list[list[int]] = self._processor.encode(
+                list(lines),
+                out_type=int,
+                num_threads=1,
+                enable_sampling=True,
+                alpha=sampling.alpha,
+                nbest_size=sampling.nbest,
+            )
+            return ids
+
+        with ThreadPoolExecutor(1) as fresh:
+            return fresh.submit(drawn).result()
+
+    def tags(self) -> dict[str, int]:
+        """The id of each tag that was learned."""
+        pieces = ((index, piece) for index, piece in enumerate(self.pieces()) if self._processor.is_control(index))
+        return {piece[2:-1]: index for index, piece in pieces if piece.startswith("<2")}
+
+    def head(self, tag: str | None) -> list[int]:
+        """What stands before a source sentence: the tag's id, or nothing. Raises FootplateError for an unknown tag."""
+        if tag is None:
+            return []
+        tags = self.tags()
+        if tag not in tags:
+            raise FootplateError(f"tag {tag!r}: the vocabulary was learned without it; it has {_listed(tags)}")
+        return [tags[tag]]
 
     def decode(self, sentences: Iterable[Sequence[int]]) -> list[str]:
         """The text of each sentence, without line breaks (bytes may spell one)."""
@@ -118,13 +208,15 @@ class Vocabulary:
         assert self._target is not None, "the vocabulary is neither learned nor restored yet"
         return self._target
 
-    def learn(self, config: VocabularyConfig, pairs: Callable[[], Iterable[tuple[str, str]]]) -> None:
-        """Learn from training pairs, of which `pairs` begins a new pass at each call."""
-        sides: list[Iterable[int]] = [(0, 1)] if config.joint else [(0,), (1,)]
-        tokenizers = [
-            Tokenizer(_train(config, (pair[side] for pair in islice(pairs(), config.training_lines) for side in these)))
-            for these in sides
-        ]
+    def learn(
+        self, config: VocabularyConfig, pairs: Callable[[], Iterable[tuple[str, str]]], tags: Sequence[str] = ()
+    ) -> None:
+        """Learn from training pairs, of which `pairs` begins a new pass at each call, for a source that has `tags`."""
+        sides: list[tuple[int, ...]] = [(0, 1)] if config.joint else [(0,), (1,)]
+        tokenizers = []
+        for these in sides:
+            lines = (pair[side] for pair in islice(pairs(), config.training_lines) for side in these)
+            tokenizers.append(Tokenizer(_train(config, lines, tags if 0 in these else ())))
         self._source, self._target = tokenizers[0], tokenizers[-1]
 
     def fingerprint(self) -> str:
@@ -144,7 +236,11 @@ class Vocabulary:
         self._target = Tokenizer(models["target"]) if "target" in models else self._source
 
 
-def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
+def _listed(tags: Iterable[str]) -> str:
+    return ", ".join(tags) or "none"
+
+
+def _train(config: VocabularyConfig, lines: Iterable[str], tags: Sequence[str]) -> bytes:
     kind: dict[str, Any]
     if isinstance(config, Subwords):
         kind = {
@@ -154,7 +250,9 @@ def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
         }
     else:
         # use_all_vocab: the size is whatever the text has, but a size must be given all the same.
-        kind = {"vocab_size": 4, "use_all_vocab": True, "character_coverage": 1.0}
+        kind = {"vocab_size": 4 + len(tags), "use_all_vocab": True, "character_coverage": 1.0}
+    if tags:
+        kind["control_symbols"] = [f"<2{tag}>" for tag in tags]
     model = io.BytesIO()
     unreadable: list[FootplateError] = []
 
