@@ -16,14 +16,15 @@ from footplate.step import Medium, Stateful, Step
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
-from footplate_nlp.corpora import Corpus, text_fingerprint
+from footplate_nlp.corpora import Corpus, Folder, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.segmentation import Segmenter
 from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.tokenised import open_corpus
+from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.transformer import TransformerConfig
 from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
 
@@ -43,6 +44,8 @@ class Config(Section):
     """Where the sentence pairs come from."""
     vocabulary: VocabularyConfig = Bpe()
     """What text is cut into; learned from the training pairs."""
+    prepared: Folder | None = None
+    """A folder that `footplate data prepare` made: vocabulary and tokens are taken from it; null makes them."""
     model: ModelConfig = TransformerConfig()
     """The network."""
     optimizer: Optimizer = Adam(betas=(0.9, 0.98))
@@ -105,7 +108,8 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     text = text_fingerprint(config.corpus)
-    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
+    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text, config.prepared)
+    sampling = config.vocabulary.sampling
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
     loss = TranslationLoss(model, config.label_smoothing)
@@ -114,7 +118,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         schedule = schedule.model_copy(update={"better": config.plateau_better})
     update = Update(loss, config.optimizer, schedule, config.update, context, updates=config.updates)
     order = BatchOrder(
-        pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
+        pairs,
+        config.batch_tokens,
+        config.longest,
+        context,
+        accumulate=config.update.accumulate,
+        corpus=text,
+        segmenter=None if sampling is None else Segmenter(pairs, vocabulary, sampling, context),
     )
     context.restore(model=model, update=update, order=order)
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}

@@ -6,8 +6,8 @@ The default normaliser `nmt_nfkc` is lossy: it applies Unicode NFKC (full-width 
 plain ones), drops control characters and folds runs of white space, so that decoding returns the normalised text. With
 `identity` only white space is folded.
 
-Tags are control symbols, `<2de>` for the tag `de`, behind the four: sentencepiece never finds one in text, however it is
-spelled there.
+Tags are control symbols, `<2de>` for the tag `de`, behind the four: sentencepiece never finds one in text, whatever
+is written there.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ class Unigram(Subwords):
     kind: Literal["unigram"] = "unigram"
     """A unigram language model over pieces."""
     sampling_alpha: Positive | None = None
-    """In training draw a segmentation x with probability P(x)^alpha, anew each epoch; 0.1 to 0.5 are usual, null is off."""
+    """In training draw a segmentation x as likely as P(x)^alpha, anew each epoch; 0.1 to 0.5 are usual; null is off."""
     nbest: Annotated[int, Field(ge=2)] | None = None
     """Draw among so many of the most probable segmentations; null draws among all."""
 
@@ -224,16 +224,22 @@ class Vocabulary:
         digests = (hashlib.sha256(tokenizer.model).hexdigest() for tokenizer in (self.source, self.target))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
+    def models(self) -> dict[str, bytes]:
+        """sentencepiece's model of each side; of the source alone where both share it."""
+        return {"source": self.source.model} | ({} if self.joint else {"target": self.target.model})
+
+    def load_models(self, models: Mapping[str, bytes]) -> None:
+        """Take over what `models` gave."""
+        self._source = Tokenizer(models["source"])
+        self._target = Tokenizer(models["target"]) if "target" in models else self._source
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The models as bytes."""
-        tokenizers = {"source": self.source} if self.joint else {"source": self.source, "target": self.target}
-        return {side: torch.frombuffer(bytearray(each.model), dtype=torch.uint8) for side, each in tokenizers.items()}
+        return {side: torch.frombuffer(bytearray(model), dtype=torch.uint8) for side, model in self.models().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Take over saved models."""
-        models = {side: tensor.numpy().tobytes() for side, tensor in state.items()}
-        self._source = Tokenizer(models["source"])
-        self._target = Tokenizer(models["target"]) if "target" in models else self._source
+        self.load_models({side: tensor.numpy().tobytes() for side, tensor in state.items()})
 
 
 def _listed(tags: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from footplate_nlp import batches
 from footplate_nlp.batches import Batch, BatchOrder, GlobalBatch, batches_by_width, pad, to_batch
 from footplate_nlp.corpora import CopyCorpus
 from footplate_nlp.symbols import BOS, EOS, PAD
-from footplate_nlp.tokenised import Pairs, Sentences, open_corpus
+from footplate_nlp.tokenised import Pairs, Sentences
+from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.vocabulary import Symbols, Vocabulary
 
 CPU = torch.device("cpu")

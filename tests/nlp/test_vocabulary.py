@@ -23,9 +23,7 @@ def learned(config: VocabularyConfig, pairs: Iterable[tuple[str, str]] = PAIRS) 
     return vocabulary
 
 
-@pytest.mark.parametrize(
-    "config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")]
-)
+@pytest.mark.parametrize("config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")])
 def test_the_four_special_ids_come_first_and_no_text_encodes_to_them(config: VocabularyConfig) -> None:
     tokenizer = learned(config).source
     assert (PAD, UNKNOWN, BOS, EOS) == (0, 1, 2, 3)
@@ -34,9 +32,7 @@ def test_the_four_special_ids_come_first_and_no_text_encodes_to_them(config: Voc
     assert not {PAD, BOS, EOS} & {*tokenizer.encode(["<s> the </s> house <pad>"])[0]}
 
 
-@pytest.mark.parametrize(
-    "config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")]
-)
+@pytest.mark.parametrize("config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")])
 def test_what_was_encoded_decodes_to_the_same_text(config: VocabularyConfig) -> None:
     vocabulary = learned(config)
     sources, targets = [source for source, _ in PAIRS], [target for _, target in PAIRS]
