@@ -123,7 +123,9 @@ class BatchOrder:
         if self._segmenter is None:
             pairs, rows = self.pairs, block[places]
         else:
-            pairs, rows = self._segmenter(block, self._epoch, self._block, self.longest), places
+            kept = np.sort(places)  # what is read from disk is read in its order
+            pairs = self._segmenter(block[kept], self._epoch, self._block, self.longest)
+            rows = np.searchsorted(kept, places)
         batches = batches_by_width(pairs, rows, self.batch_tokens)
         return pairs, [batches[index] for index in stream.permutation(len(batches))]
 

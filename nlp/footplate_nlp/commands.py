@@ -44,6 +44,7 @@ def translate(
     temperature: Annotated[float | None, typer.Option(help="below 1 samples the probable more often")] = None,
     top_p: Annotated[float | None, typer.Option(help="sample from the smallest set with this probability")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample from so many of the most probable tokens")] = None,
+    tag: Annotated[str | None, typer.Option(help="the tag that the run was trained with, such as a language")] = None,
     average: Annotated[int | None, typer.Option(min=1, help="the mean of so many of the last checkpoints")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="best, last, or the number of an update; best, but last with --average")
@@ -65,7 +66,7 @@ def translate(
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
-        translator = open_translator(config, context)
+        translator = open_translator(config, context, tag)
         number = 0
         for lines in _blocks(sys.stdin.buffer, 1 if sys.stdin.isatty() else LINES_AT_ONCE):
             for found in translator(lines):

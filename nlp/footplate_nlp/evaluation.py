@@ -16,13 +16,13 @@ from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
-from footplate_nlp.corpora import Corpus
+from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.losses import smoothed_cross_entropy
 from footplate_nlp.metrics import Score, Scoring, score
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
-from footplate_nlp.tokenised import Ints, Pairs, tokenise
+from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
 
@@ -34,7 +34,7 @@ class Evaluation(Every):
     search: SearchConfig = GreedyConfig()
     """How translations are found."""
     sentences: Count | None = None
-    """Only the first so many pairs; null takes all."""
+    """Only the first so many pairs, of each corpus where there are several; null takes all."""
     samples: WholeNumber = 3
     """How many translations to show beside their references; others each time."""
     batch_tokens: Count = 4096
@@ -49,6 +49,8 @@ class Held:
 
     texts: list[tuple[str, str]]
     pairs: Pairs
+    corpora: dict[str, range]
+    """Which rows are whose, where the corpus is made of several."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,15 @@ class Evaluated:
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
     """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
-    texts = list(islice(corpus.pairs(config.split), config.sentences))
-    return Held(texts, tokenise(texts, vocabulary))
+    texts, pairs, corpora = [], [], {}
+    for member in members(corpus):
+        these = list(islice(member.corpus.pairs(config.split), config.sentences))
+        if member.name is not None:
+            corpora[member.name] = range(len(texts), len(texts) + len(these))
+        texts += these
+        pairs.append(tokenise(these, vocabulary, member.tag))
+    sources, targets = [part.source for part in pairs], [part.target for part in pairs]
+    return Held(texts, Pairs(Sentences.joined(sources), Sentences.joined(targets)), corpora)
 
 
 def evaluate(
@@ -95,6 +104,10 @@ def evaluate(
     scores = score(texts, [target for _, target in held.texts], config.scoring)
     metrics: dict[str, float] = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
     metrics |= {f"eval/{name}": found.value for name, found in scores.items()}
+    for corpus, rows_of_it in held.corpora.items():
+        references = [held.texts[row][1] for row in rows_of_it]
+        of_it = score([texts[row] for row in rows_of_it], references, config.scoring)
+        metrics |= {f"eval/{corpus}/{name}": found.value for name, found in of_it.items()}
     return Evaluated(metrics, scores, _samples(held, texts, config.samples, context, update))
 
 

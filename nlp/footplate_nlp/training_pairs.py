@@ -15,7 +15,7 @@ from footplate_nlp.tokenised import Pairs
 from footplate_nlp.vocabulary import Vocabulary, VocabularyConfig
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DRAWN = {"bpe_dropout", "sampling_alpha", "nbest"}
+_DRAWN = {"bpe_dropout", "sampling_alpha"}
 """Settings that change how text is cut in training, and not what is learned."""
 
 
@@ -58,7 +58,7 @@ def learn(vocabulary: Vocabulary, config: VocabularyConfig, corpus: Corpus) -> N
 def _open(
     corpus: Corpus, vocabulary: Vocabulary, config: VocabularyConfig, run_folder: Path | None, fingerprint: str
 ) -> Pairs:
-    text = config.sampling is not None
+    text = config.sampled
     if run_folder is None:
         with tempfile.TemporaryDirectory(prefix="footplate-data-") as name:
             write_corpus(Path(name), corpus, vocabulary, text=text)
@@ -108,7 +108,7 @@ def prepare(corpus: Corpus, config: VocabularyConfig, fingerprint: str, folder: 
         raise _explained(error, folder, "choose another folder with --to") from error
     try:
         learn(vocabulary, config, corpus)
-        write_corpus(beside, corpus, vocabulary, text=config.sampling is not None)
+        write_corpus(beside, corpus, vocabulary, text=config.sampled)
         for side, model in vocabulary.models().items():
             (beside / f"{side}.model").write_bytes(model)
         seal(beside, {"format": FORMAT, "text": fingerprint, "settings": _settings(config)})
@@ -143,7 +143,7 @@ def _open_prepared(folder: Path, vocabulary: Vocabulary, config: VocabularyConfi
             f"prepared: {folder} has another vocabulary than this run; put the old folder back, or begin a new run"
         )
     pairs = map_corpus(folder)
-    if config.sampling is not None and pairs.text is None:
+    if config.sampled and pairs.text is None:
         raise FootplateError(
             f"prepared: {folder} was made without the text that segmentations are drawn from; "
             "prepare it anew with the recipe as it is now"

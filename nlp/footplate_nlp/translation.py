@@ -109,7 +109,6 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     context.restore(vocabulary=vocabulary)
     text = text_fingerprint(config.corpus)
     pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text, config.prepared)
-    sampling = config.vocabulary.sampling
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
     loss = TranslationLoss(model, config.label_smoothing)
@@ -124,7 +123,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         context,
         accumulate=config.update.accumulate,
         corpus=text,
-        segmenter=None if sampling is None else Segmenter(pairs, vocabulary, sampling, context),
+        segmenter=Segmenter(pairs, vocabulary, config.vocabulary, context) if config.vocabulary.sampled else None,
     )
     context.restore(model=model, update=update, order=order)
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from footplate.context import Context
+from footplate.errors import FootplateError
 from footplate_nlp.batches import batches_by_width, pad
+from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.search import SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import Pairs, Sentences
@@ -33,13 +36,16 @@ class Translator:
     memory of attention grows with the square of the length. An empty line translates into an empty line.
     """
 
-    def __init__(self, model: Seq2Seq, vocabulary: Vocabulary, config: SearchConfig, context: Context) -> None:
+    def __init__(
+        self, model: Seq2Seq, vocabulary: Vocabulary, config: SearchConfig, context: Context, tag: str | None = None
+    ) -> None:
         self.batch_tokens = 4096
         self.longest = 512
         self._model = model
         self._vocabulary = vocabulary
         self._search = config
         self._context = context
+        self._head = vocabulary.source.head(tag)
         self._parts_seen = 0
 
     def __call__(self, lines: Sequence[str]) -> list[list[Translation]]:
@@ -52,7 +58,8 @@ class Translator:
         for ids in self._vocabulary.source.encode(lines):
             count = -(-len(ids) // self.longest)
             owned.append(range(len(parts), len(parts) + count))
-            parts += [ids[index * len(ids) // count : (index + 1) * len(ids) // count] for index in range(count)]
+            cuts = [index * len(ids) // count for index in range(count)] + [len(ids)]
+            parts += [self._head + ids[begin:end] for begin, end in pairwise(cuts)]
         found = self._translate(parts)
         return [_joined([found[part] for part in those]) for those in owned]
 
@@ -83,7 +90,23 @@ def _joined(parts: list[list[Translation]]) -> list[Translation]:
     ]
 
 
-def open_translator(config: Config, context: Context) -> Translator:
-    """The translator of a checkpoint (or an average), which searches as `evaluate.search` says."""
+def open_translator(config: Config, context: Context, tag: str | None = None) -> Translator:
+    """The translator of a checkpoint (or an average), which searches as `evaluate.search` says.
+
+    Raises FootplateError where the run does not know the tag, or every corpus that it learned from has one and it is
+    None.
+    """
     model, vocabulary, _ = restore_model(config, context)
-    return Translator(model, vocabulary, config.evaluate.search, context)
+    require_tag(tag, vocabulary, config.corpus)
+    return Translator(model, vocabulary, config.evaluate.search, context, tag)
+
+
+def require_tag(tag: str | None, vocabulary: Vocabulary, corpus: Corpus) -> None:
+    """Raise FootplateError for a tag that the vocabulary lacks, or where there is none but was one in all training."""
+    there = ", ".join(vocabulary.source.tags())
+    if tag is None and all(member.tag is not None for member in members(corpus)):
+        raise FootplateError(f"--tag: this run was trained with a tag before every sentence; give one of: {there}")
+    if tag is not None and not there:
+        raise FootplateError(f"--tag: {tag!r}, but this run was trained without tags; leave it out")
+    if tag is not None and tag not in vocabulary.source.tags():
+        raise FootplateError(f"--tag: {tag!r} is none of this run's tags; give one of: {there}")

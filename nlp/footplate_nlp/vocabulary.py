@@ -14,30 +14,22 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal
 
 import sentencepiece
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from footplate.errors import ConfigError, FootplateError
 from footplate.section import Count, Positive, Probability, Section
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
 Normaliser = Literal["nmt_nfkc", "identity"]
+SPACE = "\u2581"
+"""What sentencepiece writes for a space; a piece has it at most as its first character."""
 
 sentencepiece.set_min_log_level(2)  # its notes on the training of a vocabulary would break the live display
-
-
-class Sampling(NamedTuple):
-    """How segmentations are drawn; the library gives the first number two meanings."""
-
-    alpha: float
-    """BPE: the share of merges that are left out. Unigram: the power of the segmentations' probabilities."""
-    nbest: int = -1
-    """Unigram: draw among so many of the most probable; -1 among all."""
 
 
 class Subwords(Section):
@@ -66,9 +58,9 @@ class Bpe(Subwords):
     """In training each merge is left out with this probability, drawn anew each epoch; 0.1 is usual, 0 is off."""
 
     @property
-    def sampling(self) -> Sampling | None:
-        """BPE-dropout. Source: Provilkov et al. 2020, algorithm 1."""
-        return Sampling(self.bpe_dropout) if self.bpe_dropout else None
+    def sampled(self) -> bool:
+        """Whether training draws segmentations."""
+        return self.bpe_dropout > 0
 
 
 class Unigram(Subwords):
@@ -78,22 +70,11 @@ class Unigram(Subwords):
     """A unigram language model over pieces."""
     sampling_alpha: Positive | None = None
     """In training draw a segmentation x as likely as P(x)^alpha, anew each epoch; 0.1 to 0.5 are usual; null is off."""
-    nbest: Annotated[int, Field(ge=2)] | None = None
-    """Draw among so many of the most probable segmentations; null draws among all."""
-
-    @model_validator(mode="after")
-    def _samples_what_it_draws(self) -> Self:
-        if self.nbest is not None and self.sampling_alpha is None:
-            raise ValueError(
-                f"nbest: {self.nbest} segmentations to draw from, but sampling_alpha is null and none is drawn; "
-                "set sampling_alpha, or leave nbest out"
-            )
-        return self
 
     @property
-    def sampling(self) -> Sampling | None:
-        """Subword regularisation. Source: Kudo 2018, sections 3.1 and 3.3."""
-        return Sampling(self.sampling_alpha, self.nbest or -1) if self.sampling_alpha else None
+    def sampled(self) -> bool:
+        """Whether training draws segmentations."""
+        return self.sampling_alpha is not None
 
 
 class Symbols(Section):
@@ -109,8 +90,9 @@ class Symbols(Section):
     """At most this many pairs are read."""
 
     @property
-    def sampling(self) -> None:
-        """A word, or a character, has one segmentation."""
+    def sampled(self) -> bool:
+        """Never: a word, or a character, has one segmentation."""
+        return False
 
 
 VocabularyConfig = Annotated[Bpe | Unigram | Symbols, Field(discriminator="kind")]
@@ -137,27 +119,29 @@ class Tokenizer:
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1)
         return ids
 
-    def sample(self, lines: Sequence[str], sampling: Sampling, seed: int) -> list[list[int]]:
-        """A segmentation of each line, drawn: a pure function of the model, the lines and the seed, below 2^31.
+    def normalise(self, lines: Sequence[str]) -> list[str]:
+        """The lines as they are cut into pieces, with `SPACE` for each space and before the first word."""
+        return [self._processor.normalize(line) for line in lines]
 
-        The library reads its seed, which is the process's, when a thread first draws: hence a thread for each call. One
-        call at a time in a process.
-        """
+    def scores(self) -> list[float]:
+        """The score of each piece by id: of BPE minus its rank, of unigram its log-probability."""
+        return [float(self._processor.get_score(index)) for index in range(self.size)]
 
-        def drawn() -> list[list[int]]:
-            sentencepiece.set_random_generator_seed(seed)
-            ids: list[list[int]] = self._processor.encode(
-                list(lines),
-                out_type=int,
-                num_threads=1,
-                enable_sampling=True,
-                alpha=sampling.alpha,
-                nbest_size=sampling.nbest,
-            )
-            return ids
+    def normal_pieces(self) -> dict[str, int]:
+        """The ids of the pieces that text is cut into: neither special ones nor bytes nor tags."""
+        kinds = (self._processor.is_control, self._processor.is_unknown, self._processor.is_byte)
+        return {piece: index for index, piece in enumerate(self.pieces()) if not any(kind(index) for kind in kinds)}
 
-        with ThreadPoolExecutor(1) as fresh:
-            return fresh.submit(drawn).result()
+    @property
+    def has_bytes(self) -> bool:
+        """Whether characters that are no piece are spelled in bytes."""
+        return bool(self._processor.is_byte(self._processor.piece_to_id("<0x00>")))
+
+    def spell(self, character: str) -> list[int]:
+        """The ids of a character that is no piece."""
+        if not self.has_bytes:
+            return [UNKNOWN]
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
 
     def tags(self) -> dict[str, int]:
         """The id of each tag that was learned."""
