@@ -64,7 +64,9 @@ class Evaluated:
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
     """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
-    texts, pairs, corpora = [], [], {}
+    texts: list[tuple[str, str]] = []
+    pairs: list[Pairs] = []
+    corpora: dict[str, range] = {}
     for member in members(corpus):
         these = list(islice(member.corpus.pairs(config.split), config.sentences))
         if member.name is not None:
