@@ -207,6 +207,23 @@ def test_tokens_of_another_text_or_damaged_ones_are_made_anew(tmp_path: Path) ->
         assert tokens.read_bytes() == whole
 
 
+def test_a_flipped_byte_is_found_and_said_and_the_text_tokenised_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = CopyCorpus(train_pairs=50, valid_pairs=1, test_pairs=1)
+    opened(tmp_path, corpus, "text")
+    for name in ("source.tokens", "target.offsets"):
+        path = tmp_path / "data" / name
+        whole = path.read_bytes()
+        path.unlink()  # the corpus that was opened still maps it
+        path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+        with caplog.at_level("WARNING", logger="footplate"):
+            opened(tmp_path, corpus, "text")
+        assert caplog.messages == [f"{path}: is damaged; the text is tokenised anew"]
+        assert path.read_bytes() == whole
+        caplog.clear()
+
+
 def test_without_a_run_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     pairs = opened(None, CopyCorpus(train_pairs=50, valid_pairs=1, test_pairs=1), "text")
