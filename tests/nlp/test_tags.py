@@ -73,7 +73,7 @@ BOTH = (
 
 @pytest.mark.parametrize(
     "config",
-    [Bpe(size=300), Unigram(size=40, byte_fallback=False), Symbols(), Symbols(kind="char")],
+    [Bpe(size=300), Unigram(size=30, byte_fallback=False), Symbols(), Symbols(kind="char")],
 )
 @pytest.mark.parametrize("joint", [True, False])
 def test_a_tag_is_a_token_of_the_source_that_no_text_spells(config: VocabularyConfig, joint: bool) -> None:
