@@ -13,7 +13,7 @@ from footplate_nlp.subword_regularisation import SubwordRegularisation, words_of
 from footplate_nlp.symbols import UNKNOWN
 from footplate_nlp.vocabulary import Bpe, Subwords, Tokenizer, Unigram, Vocabulary
 
-WORDS = ["house", "houses", "old", "older", "hill", "hills", "über", "wonder", "the", "a", "漢字"]
+WORDS = ["llll", "house", "houses", "old", "older", "hill", "hills", "über", "wonder", "the", "a", "漢字"]
 TEXT = [" ".join(np.random.default_rng(line).choice(WORDS, 6)) for line in range(60)]
 STRANGE = [
     "the old house",
@@ -28,6 +28,7 @@ STRANGE = [
     "\U0001f600 old",
     "houseshillsolderwonder",
     "zzz",
+    "lllllll hillllll ololo ususus",
 ]
 
 

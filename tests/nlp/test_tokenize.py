@@ -96,12 +96,6 @@ def test_more_lines_than_are_cut_at_once_keep_their_order(run: RunFolder) -> Non
         ),
         (b"a\n\xff\n", [], "standard input:2: byte 1 is not valid UTF-8 (0xff); convert the text to UTF-8"),
         ("a\n", ["--decode", "--sample"], "--sample: there is nothing to draw in --decode; leave one out"),
-        (
-            "a\n",
-            ["vocabulary.bpe_dropout=0"],
-            "vocabulary.bpe_dropout: changes nothing once a run is trained; leave it out "
-            "(evaluate, corpus, average, seed, device, precision, threads, deterministic, debug can)",
-        ),
     ],
 )
 def test_what_cannot_be_cut_is_refused(run: RunFolder, text: str, options: list[str], problem: str) -> None:
