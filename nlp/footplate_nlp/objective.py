@@ -66,7 +66,9 @@ class Objective:
         if self.plain:
             return
         step_N = log_probabilities_NV[rows_N, tokens_N]
-        self.sums_N = self.sums_N[rows_N] + choice_NV[rows_N, tokens_N]
+        # A row is as good as empty where its token is the end of sentence, for lack of others.
+        empty_N = objective_BK.flatten() == -torch.inf
+        self.sums_N = (self.sums_N[rows_N] + choice_NV[rows_N, tokens_N]).masked_fill(empty_N, -torch.inf)
         self.true_N = self.true_N[rows_N] + step_N
         if self.uid is not None:
             above_N1 = (-step_N - self.least_N[rows_N])[:, None]
