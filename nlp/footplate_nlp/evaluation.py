@@ -17,7 +17,7 @@ from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus
-from footplate_nlp.losses import smoothed_cross_entropy
+from footplate_nlp.losses import cross_entropy
 from footplate_nlp.metrics import Score, Scoring, score
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
@@ -100,11 +100,10 @@ def evaluate(
 
 def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) -> tuple[float, int]:
     batch = to_batch(pairs, rows, context.device)
-    real_BT = batch.target_BT != PAD
     with context.autocast():
-        hidden_BTD = model.hidden(model.encode(batch.source_BS), batch.input_BT)
-        _, nll = smoothed_cross_entropy(hidden_BTD[real_BT], model.output_matrix, batch.target_BT[real_BT], 0.0)
-    return float(nll), int(real_BT.sum())
+        memory = model.encode(batch.source_BS)
+        _, nll = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
+    return float(nll), int((batch.target_BT != PAD).sum())
 
 
 def _translated(

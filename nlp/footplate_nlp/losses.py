@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from footplate.step import Mean
 from footplate.update import LossTerms
 from footplate_nlp.batches import Batch
-from footplate_nlp.seq2seq import Seq2Seq
+from footplate_nlp.copying import coverage_loss, mixture
+from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 
 LOGITS_AT_ONCE = {"cpu": 1 << 21}
@@ -31,20 +33,68 @@ class TranslationLoss(nn.Module):
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7, with u(k) = 1 / V.
     """
 
-    def __init__(self, model: Seq2Seq, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: Seq2Seq, label_smoothing: float = 0.0, coverage_weight: float = 0.0) -> None:
+        """`coverage_weight` is lambda in eq. 13 of See et al. 2017: 0 leaves out the penalty for looking again."""
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
+        self.coverage_weight = coverage_weight
 
     def forward(self, batch: Batch) -> LossTerms:
-        """Sum, count of target tokens, and `train/nll`: nats a token without smoothing."""
+        """Sum, count of target tokens, and `train/nll`: nats a token without smoothing (and `train/coverage_loss`)."""
         real_BT = batch.target_BT != PAD
-        hidden_BTD = self.model.hidden(self.model.encode(batch.source_BS), batch.input_BT)
-        total, nll = smoothed_cross_entropy(
-            hidden_BTD[real_BT], self.model.output_matrix, batch.target_BT[real_BT], self.label_smoothing
-        )
+        memory = self.model.encode(batch.source_BS)
+        decoded = self.model.decode(memory, batch.input_BT, attention=self.coverage_weight > 0)
+        total, nll = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
         count = real_BT.sum()
-        return LossTerms(total, count, {"train/nll": Mean(nll, count)})
+        metrics = {"train/nll": Mean(nll, count)}
+        if self.coverage_weight:
+            assert decoded.attention_BTS is not None
+            again = coverage_loss(decoded.attention_BTS)[real_BT].sum()
+            total = total + self.coverage_weight * again
+            metrics["train/coverage_loss"] = Mean(again.detach(), count)
+        return LossTerms(total, count, metrics)
+
+
+def cross_entropy(
+    model: Seq2Seq, memory: Memory, decoded: Decoded, target_BT: Tensor, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """(total, nll) over the real target tokens, of any model; see `TranslationLoss`. Only the total has a gradient."""
+    real_BT = target_BT != PAD
+    hidden_ND, gold_N = decoded.hidden_BTD[real_BT], target_BT[real_BT]
+    if decoded.gate_BT is None or decoded.attention_BTS is None:
+        return smoothed_cross_entropy(hidden_ND, model.output_matrix, gold_N, label_smoothing)
+    source_NS = memory.source_BS[real_BT.nonzero()[:, 0]]
+    copied = decoded.gate_BT[real_BT], decoded.attention_BTS[real_BT], source_NS
+    return copying_cross_entropy(hidden_ND, model.output_matrix, copied, gold_N, label_smoothing)
+
+
+def copying_cross_entropy(
+    hidden_ND: Tensor,
+    output_VD: Tensor,
+    copied: tuple[Tensor, Tensor, Tensor],
+    gold_N: Tensor,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """(total, nll) where `copied`, (gate_N, attention_NS, source_NS), has its share: the smoothing is of the mixture.
+
+    Some rows of the vocabulary's probabilities at a time, made again for the gradient: memory for all would not do.
+    """
+    rows = _rows_at_once(hidden_ND, len(output_VD))
+    total, nll = (hidden_ND.new_zeros((), dtype=_real(hidden_ND.dtype)) for _ in range(2))
+
+    def score(hidden_RD: Tensor, gate_R: Tensor, attention_RS: Tensor, output_VD: Tensor, here: slice) -> Tensor:
+        log_p_RV = mixture(F.linear(hidden_RD, output_VD), gate_R, attention_RS, copied[2][here])
+        gold = -log_p_RV.gather(-1, gold_N[here, None]).sum()
+        return torch.stack([gold, -log_p_RV.mean(-1).sum()])
+
+    for first in range(0, max(1, len(hidden_ND)), rows):  # of no rows at all, the loss still has a gradient: zero
+        here = slice(first, first + rows)
+        inputs = hidden_ND[here], copied[0][here], copied[1][here], output_VD, here
+        gold, evenly = checkpoint(score, *inputs, use_reentrant=False, preserve_rng_state=False)
+        total = total + (1 - label_smoothing) * gold + label_smoothing * evenly
+        nll = nll + gold.detach()
+    return total, nll
 
 
 def smoothed_cross_entropy(
@@ -63,6 +113,15 @@ def smoothed_cross_entropy(
     return total, nll
 
 
+def _rows_at_once(hidden_ND: Tensor, vocabulary: int) -> int:
+    return max(1, LOGITS_AT_ONCE.get(hidden_ND.device.type, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+
+
+def _real(kind: torch.dtype) -> torch.dtype:
+    """fp32 or better."""
+    return torch.promote_types(kind, torch.float32)
+
+
 class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -70,11 +129,11 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device, vocabulary = hidden_ND.device.type, len(output_VD)
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        real = torch.promote_types(low, torch.float32)
+        real = _real(low)
         weights_VD, inputs_ND = output_VD.to(low), hidden_ND.to(low)
         hidden_gradient_ND = torch.empty_like(hidden_ND) if differentiate else hidden_ND.new_empty(0)
         output_gradient_VD = torch.zeros_like(output_VD) if differentiate else hidden_ND.new_empty(0)
-        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        rows = _rows_at_once(hidden_ND, vocabulary)
         nll, evenly = hidden_ND.new_zeros(2, dtype=real)
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden_ND), rows):

@@ -11,7 +11,7 @@ from footplate.errors import CheckpointError
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
-from footplate.section import Count, Probability, Section
+from footplate.section import Count, NonNegative, Probability, Section
 from footplate.step import Medium, Stateful, Step
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
@@ -57,6 +57,8 @@ class Config(Section):
     """Training pairs with more tokens on a side, the end of sentence included, are left out; how many is reported."""
     label_smoothing: Probability = 0.1
     """The share of the target distribution that is spread evenly over the vocabulary."""
+    coverage_loss: NonNegative = 0.0
+    """The weight of the penalty for looking again where one has looked (See et al. 2017, eq. 13; there 1)."""
     evaluate: Evaluation
     """When and how to validate."""
     plateau_metric: Literal["loss", "bleu", "chrf", "exact_match"] = "loss"
@@ -70,6 +72,11 @@ class Config(Section):
             raise ValueError(
                 "model.tie: all shares one matrix between source and target, but vocabulary.joint is false; "
                 "set model.tie to target, or vocabulary.joint to true"
+            )
+        if self.model.copying and not self.vocabulary.joint:
+            raise ValueError(
+                "model.copying: a source token is copied by its id, but vocabulary.joint is false; "
+                "set vocabulary.joint to true, or leave copying out"
             )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(
@@ -108,7 +115,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
-    loss = TranslationLoss(model, config.label_smoothing)
+    loss = TranslationLoss(model, config.label_smoothing, config.coverage_loss)
     schedule = config.schedule
     if isinstance(schedule, Plateau):
         schedule = schedule.model_copy(update={"better": config.plateau_better})
