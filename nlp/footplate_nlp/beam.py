@@ -174,9 +174,7 @@ def beam_search(
     raise AssertionError("unreachable: every sentence has a maximum length")
 
 
-def collect(
-    sentences: list[Sentence], ends: Ends, found: Candidates, history_NT: Tensor, config: BeamConfig
-) -> None:
+def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT: Tensor, config: BeamConfig) -> None:
     """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses."""
     beam = ends.objective_BK.shape[1]
     length = history_NT.shape[1] + 1

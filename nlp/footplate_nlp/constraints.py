@@ -4,17 +4,15 @@ Axes: N rows of hypotheses, T target positions so far, P positions of a forced p
 neighbouring tokens.
 """
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from footplate.errors import FootplateError
 from footplate.section import Count, Section
 from footplate_nlp.hypothesis import forbid
-from footplate_nlp.symbols import BOS, EOS, PAD
+from footplate_nlp.symbols import EOS, PAD
 
 
 class Constraints(Section):
@@ -95,30 +93,3 @@ def block_repeats(log_probabilities_NV: Tensor, history_NT: Tensor, n: int) -> N
     repeats_NW = (windows_NWn[..., : n - 1] == last_N1n).all(-1)
     blocked_NW = torch.where(repeats_NW, windows_NWn[..., n - 1], PAD)  # which is impossible in any case
     log_probabilities_NV.scatter_(1, blocked_NW, -torch.inf)
-
-
-def padded_prefixes(
-    prefixes: Sequence[Sequence[int]], maxima: Sequence[int], keys: Sequence[int], rows: int, device: torch.device
-) -> Tensor | None:
-    """prefix_NP with `rows` rows for each sentence; None where there is nothing to force.
-
-    Raises FootplateError where a prefix leaves no room for the end of sentence within the sentence's maximum.
-    """
-    longest = max((len(prefix) for prefix in prefixes), default=0)
-    if not longest:
-        return None
-    for prefix, maximum, key in zip(prefixes, maxima, keys, strict=True):
-        check_prefix(prefix, maximum, f"sentence {key + 1}")
-    padded = [[*prefix, *[PAD] * (longest - len(prefix))] for prefix in prefixes]
-    return torch.tensor(padded, device=device).repeat_interleave(rows, 0)
-
-
-def check_prefix(prefix: Sequence[int], maximum: int, where: str) -> None:
-    """Raise FootplateError where a forced prefix cannot be the beginning of an output."""
-    if len(prefix) >= maximum:
-        raise FootplateError(
-            f"{where}: a forced prefix of {len(prefix)} tokens and the end of sentence are more than its output may "
-            f"have ({maximum}); shorten the prefix, or raise evaluate.search.length"
-        )
-    if {PAD, BOS, EOS} & set(prefix):
-        raise FootplateError(f"{where}: a forced prefix has tokens that are never written; leave out pad, begin and end")

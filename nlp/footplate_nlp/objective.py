@@ -23,8 +23,8 @@ class Ends(NamedTuple):
 class Objective:
     """The live hypotheses' objectives: objective_BK.
 
-    Plainly the sum of log p. A repetition penalty makes it the sum of penalised log p; `uid` takes lambda R off, R being
-    a function of the model's own log p. These two need the sums and the surprisals of each row besides.
+    Plainly the sum of log p. A repetition penalty makes it the sum of penalised log p; `uid` takes lambda R off, R
+    being a function of the model's own log p. These two need the sums and the surprisals of each row besides.
     """
 
     def __init__(self, sentences: int, beam: int, penalty: bool, uid: Uid | None) -> None:

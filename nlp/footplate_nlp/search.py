@@ -20,7 +20,8 @@ from footplate.section import Section
 from footplate.streams import numpy_stream
 from footplate_nlp.beam import BeamConfig, beam_search
 from footplate_nlp.candidates import best_candidates
-from footplate_nlp.constraints import Allowed, Constraints, padded_prefixes
+from footplate_nlp.constraints import Allowed, Constraints
+from footplate_nlp.forced_prefix import padded_prefixes
 from footplate_nlp.hypothesis import Hypothesis, Length, log_probabilities
 from footplate_nlp.sampling import SampleConfig, draw
 from footplate_nlp.seq2seq import Decoding, Searchable

@@ -1,6 +1,7 @@
 """Uniform information density: a search that also asks how evenly an output's surprisal is spread.
 
-The search maximises log p(y) - lambda R(u), u_t = -log p(y_t | y_<t, source), t = 1 .. n with the end of sentence; u_0 = 0.
+The search maximises log p(y) - lambda R(u), u_t = -log p(y_t | y_<t, source), t = 1 .. n with the end of sentence, and
+u_0 = 0. (The length penalty then divides all of it.)
 Source: Meister, Cotterell & Vieira 2020, "If beam search is the answer, what was the question?", sections 4 and 5.
 
 Axes: N rows of hypotheses, T target positions so far, V vocabulary.
