@@ -51,6 +51,9 @@ def translate(
         list[str] | None,
         typer.Option(metavar="RUN[@UPDATE]", help="decode together with this checkpoint; @UPDATE is of the same run"),
     ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="draw where the model looked: a PNG for each line")
+    ] = None,
     average: Annotated[int | None, typer.Option(min=1, help="the mean of so many of the last checkpoints")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="best, last, or the number of an update; best, but last with --average")
@@ -90,13 +93,16 @@ def translate(
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
-        _translate_all(open_translator(config, context), config.evaluate.prefix, prefixes, n_best)
+        _translate_all(open_translator(config, context), config.evaluate.prefix, prefixes, n_best, attention)
 
 
-def _translate_all(translator: "Translator", prefix: str, prefixes: bool, n_best: int) -> None:
+def _translate_all(
+    translator: "Translator", prefix: str, prefixes: bool, n_best: int, attention: Path | None = None
+) -> None:
     """Standard input to standard output, block by block; counts on standard error where only that is a terminal."""
     from rich.console import Console
 
+    from footplate_nlp.attention_picture import draw_attention
     from footplate_nlp.streaming import LineCounter
 
     counted = sys.stderr.isatty() and not sys.stdin.isatty() and not sys.stdout.isatty()
@@ -107,7 +113,10 @@ def _translate_all(translator: "Translator", prefix: str, prefixes: bool, n_best
             for found in translator(sources, beginnings):
                 number += 1
                 if found[0].parts > 1:
-                    print(f"line {number}: too long, translated in {found[0].parts} parts", file=sys.stderr)
+                    without = "" if attention is None else ", without a picture"
+                    print(f"line {number}: too long, translated in {found[0].parts} parts{without}", file=sys.stderr)
+                if attention is not None and found[0].parts == 1:
+                    draw_attention(translator.look(found[0]), attention / f"{number}.png")
                 for each in found[:n_best]:  # the recipe may keep more
                     line = each.text if n_best == 1 else f"{number}\t{each.score:.4f}\t{each.text}"
                     sys.stdout.buffer.write(f"{line}\n".encode())  # UTF-8 whatever the terminal's locale is

@@ -23,6 +23,7 @@ class Ensemble(nn.Module):
     def __init__(self, models: Sequence[Seq2Seq]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
+        self.train(models[0].training)
 
     def members(self) -> list[Seq2Seq]:
         """The models."""

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 
 from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.members import open_ensemble
 from footplate_nlp.search import SearchConfig, search
-from footplate_nlp.seq2seq import Searchable
+from footplate_nlp.seq2seq import Searchable, Seq2Seq
 from footplate_nlp.tokenised import Pairs, Sentences
 from footplate_nlp.translation import Config, restore_model
 from footplate_nlp.vocabulary import Vocabulary
@@ -26,6 +28,10 @@ class Translation:
     """By which the search ranked it; the sum over the parts of a line that was cut."""
     parts: int = 1
     """Into how many parts the line was cut because it was too long; 0 for an empty line."""
+    source: tuple[int, ...] = ()
+    """What the model read, without the end of sentence; empty where the line was cut."""
+    target: tuple[int, ...] = ()
+    """What it wrote, likewise."""
 
 
 class Translator:
@@ -69,6 +75,12 @@ class Translator:
         found = self._translate(parts, forced)
         return [_joined([found[part] for part in those]) for those in owned]
 
+    def look(self, found: Translation) -> Attention:
+        """Where the model looked when it wrote this. Raises FootplateError where there is no one attention to show."""
+        if not isinstance(self._model, Seq2Seq):
+            raise FootplateError("--attention: of several models, each looks elsewhere; leave out the ensemble")
+        return look(self._model, self._vocabulary, found.source, found.target)
+
     def _translate(self, parts: list[list[int]], forced: list[list[int]]) -> list[list[Translation]]:
         sentences = Sentences.of(parts)
         found: list[list[Translation]] = [[] for _ in parts]
@@ -82,7 +94,8 @@ class Translator:
             for row, hypotheses in zip(batch_rows, results, strict=True):
                 texts = self._vocabulary.target.decode(hypothesis.tokens for hypothesis in hypotheses)
                 found[row] = [
-                    Translation(text, hypothesis.score) for text, hypothesis in zip(texts, hypotheses, strict=True)
+                    Translation(text, hypothesis.score, 1, tuple(parts[row]), hypothesis.tokens)
+                    for text, hypothesis in zip(texts, hypotheses, strict=True)
                 ]
         self._parts_seen += len(parts)
         return found
@@ -91,8 +104,14 @@ class Translator:
 def _joined(parts: list[list[Translation]]) -> list[Translation]:
     if not parts:
         return [Translation("", 0.0, parts=0)]
+    if len(parts) == 1:
+        return parts[0]
     return [
-        Translation(" ".join(part.text for part in ranked), sum(part.score for part in ranked), len(parts))
+        Translation(
+            " ".join(part.text for part in ranked),
+            sum(part.score for part in ranked),
+            len(parts),
+        )
         for ranked in zip(*parts, strict=False)
     ]
 

@@ -168,6 +168,34 @@ def test_ensembles_translate(run_folder: RunFolder) -> None:
     assert output.splitlines() == [found[0].text for found in expected]
 
 
+def test_a_picture_for_each_line_shows_where_the_model_looked(run_folder: RunFolder, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    output = translate(run_folder, b"a b c\n\ne $ d\n", "--attention", str(pictures), "--beam", "2")
+    assert output.count("\n") == 3
+    assert sorted(path.name for path in pictures.iterdir()) == ["1.png", "3.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
+    looking = translator(run_folder)
+    ((found,),) = looking(["a b c"])
+    attention = looking.look(found)
+    assert attention.source == ["▁a", "▁b", "▁c", "</s>"]
+    assert attention.target == [f"▁{word}" for word in found.text.split()] + ["</s>"]
+    assert attention.attention_TS.shape == (len(attention.target), 4)
+    assert attention.attention_TS.sum(1).tolist() == pytest.approx([1.0] * len(attention.target))
+
+
+def test_pictures_that_cannot_be_drawn_are_refused(run_folder: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", "--attention", str(tmp_path), "--ensemble", "@1")
+    assert str(error.value) == "--attention: of several models, each looks elsewhere; leave out the ensemble"
+    (tmp_path / "file").touch()
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", "--attention", str(tmp_path / "file"))
+    assert (
+        str(error.value)
+        == f"{tmp_path / 'file' / '1.png'}: cannot be written (File exists); choose another --attention"
+    )
+
+
 def test_lines_come_in_full_blocks_from_a_file(tmp_path: Path) -> None:
     text = b"\n".join([b"one", b"", b"x" * 200_000, b"four", b"five"])
     expected = [[b"one", b""], [b"x" * 200_000, b"four"], [b"five"]]
