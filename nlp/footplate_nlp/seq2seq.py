@@ -44,6 +44,12 @@ class Decoded:
     gate_BT: Tensor | None = None
     """Of a model that copies: the log-odds of writing rather than copying."""
 
+    def select(self, sentences_B: Tensor) -> "Decoded":
+        """Only those sentences."""
+        attention_BTS = None if self.attention_BTS is None else self.attention_BTS[sentences_B]
+        gate_BT = None if self.gate_BT is None else self.gate_BT[sentences_B]
+        return Decoded(self.hidden_BTD[sentences_B], attention_BTS, gate_BT)
+
 
 class Decoding(Protocol):
     """A decoder in mid-sentence, with its cache: rows of hypotheses, `beam` neighbouring ones for each sentence."""

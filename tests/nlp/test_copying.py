@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from footplate.errors import ConfigError
 from footplate.job import load_job
-from footplate_nlp import losses
+from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch
 from footplate_nlp.copying import coverage_loss, mixture
 from footplate_nlp.losses import TranslationLoss
@@ -101,7 +101,7 @@ def test_step_by_step_with_beams_and_leaving_sentences_equals_all_at_once() -> N
 def test_the_loss_is_that_of_the_mixture_however_few_rows_are_made_at_a_time(
     label_smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", 11 * 4)
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 11 * 4)
     model = copier()
     terms = TranslationLoss(model, label_smoothing)(BATCH)
     log_p_RV = model.forced(model.encode(SOURCE_BS), INPUT_BT)[TARGET_BT != PAD]
@@ -132,7 +132,7 @@ def test_a_batch_of_nothing_gives_every_parameter_a_gradient_of_zero() -> None:
 
 
 def total(model: Seq2Seq, coverage_weight: float) -> Tensor:
-    found: Tensor = TranslationLoss(model, 0.1, coverage_weight)(BATCH).total
+    found: Tensor = TranslationLoss(model, 0.1, coverage_weight=coverage_weight)(BATCH).total
     return found
 
 
