@@ -38,8 +38,7 @@ class Ensemble(nn.Module):
         gold = []
         for model in self.members():
             logits_BTV = model.forced(model.encode(source_BS), input_BT)
-            log_p_BTV = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).log_softmax(-1)
-            gold.append(log_p_BTV.gather(-1, target_BT[..., None])[..., 0])
+            gold.append(_log_softmax(logits_BTV).gather(-1, target_BT[..., None])[..., 0])
         return torch.stack(gold).logsumexp(0) - math.log(len(gold))
 
 
@@ -50,16 +49,16 @@ class EnsembleDecoding:
         self.decodings = decodings
 
     def step(self, tokens_N: Tensor) -> Tensor:
-        """log p of the mean; the caller may overwrite it."""
-        mean_NV = _log_softmax(self.decodings[0].step(tokens_N))
+        """logits_NV: the logarithm of the sum of probabilities, M times the mean; the caller may overwrite them."""
+        sum_NV = _log_softmax(self.decodings[0].step(tokens_N))
         for decoding in self.decodings[1:]:
-            mean_NV = torch.logaddexp(mean_NV, _log_softmax(decoding.step(tokens_N)))
-        return mean_NV.sub_(math.log(len(self.decodings)))
+            sum_NV = torch.logaddexp(sum_NV, _log_softmax(decoding.step(tokens_N)))
+        return sum_NV
 
     def select(self, rows_N: Tensor, sentences_B: Tensor | None = None) -> None:
         for decoding in self.decodings:
             decoding.select(rows_N, sentences_B)
 
 
-def _log_softmax(logits_NV: Tensor) -> Tensor:
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)).log_softmax(-1)
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

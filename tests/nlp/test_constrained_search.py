@@ -235,7 +235,7 @@ EVERY_KIND: list[SearchConfig] = [GreedyConfig(), BeamConfig(size=3, n_best=2, s
 @pytest.mark.parametrize("config", EVERY_KIND)
 def test_a_constraint_that_asks_for_nothing_changes_nothing(config: SearchConfig) -> None:
     plain = config.model_copy(update={"length": exactly(6)})
-    # Blocked are runs that no output is long enough to repeat; a penalty of 1 is computed where uid or n-grams are on.
+    # No output is long enough to repeat six tokens.
     lax = plain.model_copy(update={"constraints": Constraints(no_repeat_ngram=6)})
     assert search(Toy(4), sources(10), lax) == search(Toy(4), sources(10), plain)
     assert search(Toy(4), sources(10), plain, prefixes=[()] * 10) == search(Toy(4), sources(10), plain)
