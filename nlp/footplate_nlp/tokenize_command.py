@@ -1,11 +1,11 @@
 """The command `tokenize`: text to pieces and back, with the vocabulary of a run."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from footplate_nlp.vocabulary import Tokenizer
 
 LINES_AT_ONCE = 512
-"""Lines that are read and cut together; from a keyboard, one."""
+"""Lines that are read and cut together, at most."""
 
 
 class Side(StrEnum):
@@ -43,21 +43,24 @@ def tokenize(
     from footplate.errors import FootplateError
     from footplate_nlp.corpora import decode_line
     from footplate_nlp.run_vocabulary import open_vocabulary
+    from footplate_nlp.streaming import line_blocks
 
     if decode and sample:
         raise FootplateError("--sample: there is nothing to draw in --decode; leave one out")
     job, config, vocabulary = open_vocabulary(run, runs, overrides or [])
     tokenizer = vocabulary.source if side == Side.source else vocabulary.target
     convert = _decoding(tokenizer, ids) if decode else _encoding(tokenizer, ids, _cut(tokenizer, job, config, sample))
-    numbered = enumerate(sys.stdin.buffer, start=1)
-    lines = ((number, decode_line(line, f"standard input:{number}")) for number, line in numbered)
-    while block := list(islice(lines, 1 if sys.stdin.isatty() else LINES_AT_ONCE)):
-        for line in convert([number for number, _ in block], [line for _, line in block]):
+    number = 0
+    for block in line_blocks(cast(io.BufferedIOBase, sys.stdin.buffer), LINES_AT_ONCE):
+        numbers = range(number + 1, number + len(block) + 1)
+        lines = [decode_line(line, f"standard input:{at}") for at, line in zip(numbers, block, strict=True)]
+        for line in convert(numbers, lines):
             sys.stdout.buffer.write(f"{line}\n".encode())  # UTF-8 whatever the terminal's locale is
         sys.stdout.flush()
+        number += len(block)
 
 
-_Cut = Callable[[int, Sequence[str]], list[list[int]]]
+_Cut = Callable[[Sequence[int], Sequence[str]], list[list[int]]]
 _Convert = Callable[[Sequence[int], Sequence[str]], list[str]]
 
 
@@ -74,9 +77,10 @@ def _cut(tokenizer: "Tokenizer", job: "Job", config: "Config", sample: bool) -> 
         )
     draw = draw_for(config.vocabulary, tokenizer)
 
-    def drawn(first: int, lines: Sequence[str]) -> list[list[int]]:
-        sentences = draw(lines, numpy_stream(job.seed, "tokenize", first))
-        return [sentences[row].tolist() for row in range(len(lines))]
+    def drawn(numbers: Sequence[int], lines: Sequence[str]) -> list[list[int]]:
+        """Line by line: how many lines come at once depends on who writes them."""
+        streams = (numpy_stream(job.seed, "tokenize", number) for number in numbers)
+        return [draw([line], stream)[0].tolist() for line, stream in zip(lines, streams, strict=True)]
 
     return drawn
 
@@ -84,7 +88,7 @@ def _cut(tokenizer: "Tokenizer", job: "Job", config: "Config", sample: bool) -> 
 def _encoding(tokenizer: "Tokenizer", ids: bool, cut: _Cut) -> _Convert:
     pieces = tokenizer.pieces()
     return lambda numbers, lines: [
-        " ".join(str(index) if ids else pieces[index] for index in sentence) for sentence in cut(numbers[0], lines)
+        " ".join(str(index) if ids else pieces[index] for index in sentence) for sentence in cut(numbers, lines)
     ]
 
 
