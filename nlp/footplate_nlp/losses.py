@@ -63,6 +63,18 @@ def smoothed_cross_entropy(
     return total, nll
 
 
+def token_nll(hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor) -> Tensor:
+    """-log p(gold) of each of the N positions, in fp32 or better, with few logits at a time; for evaluation."""
+    rows = max(1, LOGITS_AT_ONCE.get(hidden_ND.device.type, LOGITS_AT_ONCE_ELSEWHERE) // len(output_VD))
+    nll_N = []
+    for first in range(0, len(hidden_ND), rows):
+        here = slice(first, first + rows)
+        logits_RV = F.linear(hidden_ND[here], output_VD)
+        real = torch.promote_types(logits_RV.dtype, torch.float32)
+        nll_N.append(F.cross_entropy(logits_RV.to(real), gold_N[here], reduction="none"))
+    return torch.cat(nll_N)
+
+
 class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

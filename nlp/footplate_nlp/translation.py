@@ -2,13 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import model_validator
 
 from footplate.context import Context
-from footplate.errors import CheckpointError
-from footplate.job import Job
+from footplate.errors import CheckpointError, FootplateError
+from footplate.evaluation import choose_checkpoint
+from footplate.folder import open_run, relative
+from footplate.job import Job, read_job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, Probability, Section
@@ -16,20 +20,30 @@ from footplate.step import Medium, Stateful, Step
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
+from footplate_nlp.bootstrap import paired_bootstrap
 from footplate_nlp.corpora import Corpus, text_fingerprint
-from footplate_nlp.evaluation import Evaluation, hold_out
+from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.report import (
+    Against,
+    Report,
+    comparison_table,
+    keep,
+    length_table,
+    require_same_texts,
+    worst_table,
+)
 from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.tokenised import open_corpus
+from footplate_nlp.tokenised import open_corpus, tokenise
 from footplate_nlp.transformer import TransformerConfig
 from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "report")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -63,6 +77,8 @@ class Config(Section):
     """What a plateau schedule watches, of `eval/...`; it also says which value is the better one."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
+    report: Report = Report()
+    """What `footplate evaluate` tells beside the scores."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -81,6 +97,13 @@ class Config(Section):
             raise ValueError(
                 f"schedule.better: {self.schedule.better} does not suit plateau_metric {self.plateau_metric}; "
                 f"set it to {better}, or leave it out"
+            )
+        scoring = self.evaluate.scoring
+        untold = scoring.tokenize != "none" and target_language(self.corpus, scoring) is None
+        if untold and "bleu_tokenised" in (scoring.also or ()):
+            raise ValueError(
+                "evaluate.scoring.also: bleu_tokenised needs the target's language, which this corpus does not tell; "
+                "set evaluate.scoring.language, such as de, or leave it out"
             )
         return self
 
@@ -134,11 +157,52 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
 
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
-    """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`."""
+    """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`; tell what `report` asks.
+
+    Texts and scores are kept under `evaluations/` of the run folder, and the media show them.
+    """
+    evaluation, report = config.evaluate.with_all_scores(), config.report
     model, vocabulary, update = restore_model(config, context)
-    held = hold_out(config.corpus, config.evaluate, vocabulary)
-    found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update)
-    yield Step(update, found.metrics, media={"scores": as_table(found.scores), "samples": found.samples})
+    held = hold_out(config.corpus, evaluation, vocabulary)
+    rival = None if report.against is None else _open_rival(report.against, config, held, context)
+    found = yield from evaluate_model(model, vocabulary, held, evaluation, context, update)
+    tables = {"scores": as_table(found.scores), "lengths": length_table(held, found, report.buckets)}
+    if report.against is not None and rival is not None:
+        model, vocabulary, its_update = restore_model(*rival)
+        theirs = replace(held, pairs=tokenise(held.texts, vocabulary))
+        other = yield from evaluate_model(model, vocabulary, theirs, evaluation, context, its_update)
+        stream = context.stream("bootstrap")
+        differences = paired_bootstrap(found.scores, other.scores, report.against.resamples, stream)
+        tables["against"] = comparison_table(Path(report.against.run).name, differences)
+    tables |= {"worst": worst_table(held, found, report.worst), "samples": found.samples}
+    asked = config.model_dump(
+        mode="json", include={"corpus": True, "average": True, "evaluate": {"split", "sentences", "search"}}
+    )
+    settings = {"update": update, "seed": context.seed, "precision": context.precision, **asked}
+    kept = None
+    if context.folder is not None:
+        name = f"{evaluation.split}-{update:06d}"
+        kept = keep(context.folder / "evaluations" / name, settings, held, found, tables)
+    yield Step(update, found.metrics, media=tables)
+    if kept is not None:
+        logging.getLogger("footplate").info(f"texts and scores are kept in {relative(kept)}")
+
+
+def _open_rival(against: Against, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
+    """The other run and its checkpoint, to be evaluated as this one is. Raises FootplateError where it cannot be."""
+    runs = Path("runs") if context.folder is None else context.folder.parent
+    try:
+        folder = open_run(against.run, runs)
+        job = read_job(folder.job)
+        if not isinstance(job.config, Config):
+            raise FootplateError(f"{against.run} is a run of the task {job.task}; name a run of translation")
+        checkpoint = choose_checkpoint(folder, against.checkpoint, job)
+        mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, job.config))
+        if mine != its:  # where only the folder differs, the corpus may have moved since: this run's text is taken
+            require_same_texts(read_texts(job.config.corpus, config.evaluate), held.texts)
+    except FootplateError as error:
+        raise FootplateError(f"report.against: {str(error).removeprefix('--checkpoint: ')}") from error
+    return job.config.model_copy(update={"average": config.average}), replace(context, checkpoint=checkpoint)
 
 
 def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary, int]:
