@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,13 +20,16 @@ from footplate_nlp.evaluation import Evaluated, Held
 from footplate_nlp.metrics import shown
 from footplate_nlp.tokenised import Ints
 
+BY_LENGTH = ("loss", "bleu", "chrf", "ter", "exact_match")
+"""What the table by length shows: no two that say nearly the same, so that it fits on a screen."""
+
 
 class Against(Section):
     """Another run, tried on the same pairs in the same way; only its model and its vocabulary are its own."""
 
     run: str
     """Its name beside this one, or the path of its folder."""
-    checkpoint: str = "best"
+    checkpoint: Literal["best", "last"] | Count = "best"
     """`best`, `last`, or the number of an update."""
     resamples: Count = 1000
     """How often the pairs are drawn anew to see whether the difference is luck."""
@@ -51,14 +54,15 @@ def buckets_by_length(lengths_N: Ints, count: int) -> list[Ints]:
 
 
 def length_table(held: Held, found: Evaluated, buckets: int) -> Table:
-    """The scores of each bucket by source length, then of all pairs."""
+    """Some scores of each bucket by source length, then of all pairs."""
     lengths_N = np.array([len(source.split()) for source, _ in held.texts])
     parts = buckets_by_length(lengths_N, buckets)
     rows = [(_span(lengths_N[part]), part) for part in parts] + [("all", np.arange(len(lengths_N)))]
+    names = [name for name in BY_LENGTH if name in found.scores]
     return Table(
-        ("source words", "pairs", *found.scores),
+        ("source words", "pairs", *names),
         [
-            (span, str(len(part)), *(shown(name, score.over(part)) for name, score in found.scores.items()))
+            (span, str(len(part)), *(shown(name, found.scores[name].over(part)) for name in names))
             for span, part in rows
         ],
         aligned=True,
@@ -92,7 +96,7 @@ def require_same_texts(its_texts: Sequence[tuple[str, str]], texts: Sequence[tup
     for number, (its, this) in enumerate(zip_longest(its_texts, texts), start=1):
         if its != this:
             raise FootplateError(
-                f"only runs that are tried on the same text can be compared, and pair {number} of its is another; "
+                f"its pair {number} is not this run's, and only scores of the same pairs can be compared; "
                 "name a run with the same corpus"
             )
 

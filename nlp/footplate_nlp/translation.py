@@ -196,7 +196,7 @@ def _open_rival(against: Against, config: Config, held: Held, context: Context) 
         job = read_job(folder.job)
         if not isinstance(job.config, Config):
             raise FootplateError(f"{against.run} is a run of the task {job.task}; name a run of translation")
-        checkpoint = choose_checkpoint(folder, against.checkpoint, job)
+        checkpoint = choose_checkpoint(folder, str(against.checkpoint), job)
         mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, job.config))
         if mine != its:  # where only the folder differs, the corpus may have moved since: this run's text is taken
             require_same_texts(read_texts(job.config.corpus, config.evaluate), held.texts)

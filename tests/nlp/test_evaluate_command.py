@@ -1,0 +1,149 @@
+"""`footplate evaluate` on translators: what it keeps in the run folder, and one run against another."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+
+from footplate.errors import FootplateError
+from footplate.evaluation import evaluate_run
+from footplate.folder import RunFolder, create_run
+from footplate.job import load_job
+from footplate.launch import launch
+
+TINY = [
+    "corpus.symbols=5",
+    "corpus.longest=5",
+    "corpus.train_pairs=200",
+    "corpus.valid_pairs=20",
+    "corpus.test_pairs=30",
+    "model.width=16",
+    "model.feed_forward_width=16",
+    "batch_tokens=200",
+    "evaluate.every_updates=20",
+    "track.every_updates=20",
+    "save.keep_last=2",
+    "threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs: `good`, `early` (with another vocabulary), and `reversed`, on another corpus."""
+    runs = tmp_path_factory.mktemp("runs")
+    for name, overrides in (
+        ("good", ["updates=40"]),
+        ("early", ["updates=20", "seed=2", "vocabulary.kind=char"]),
+        ("reversed", ["updates=2", "corpus.reverse=true"]),
+    ):
+        job = load_job("copy-transformer", [*TINY, *overrides])
+        folder = create_run(runs, name, name)
+        folder.write_job(job.to_yaml())
+        launch(job, folder)
+    return runs
+
+
+def evaluate(runs: Path, name: str, *overrides: str, checkpoint: str = "last") -> dict[str, float]:
+    return evaluate_run(RunFolder(runs / name), overrides, checkpoint)
+
+
+def kept(runs: Path, name: str, evaluation: str) -> dict[str, list[list[str]]]:
+    """The tables of an evaluation that was kept."""
+    content = json.loads((runs / name / "evaluations" / evaluation / "scores.json").read_text())
+    tables: dict[str, list[list[str]]] = content["tables"]
+    return tables
+
+
+def test_what_is_kept_gives_the_score_again(runs: Path) -> None:
+    metrics = evaluate(runs, "good", "evaluate.split=test")
+    place = runs / "good" / "evaluations" / "test-000040"
+    outputs, references = ((place / f"{name}.txt").read_text().splitlines() for name in ("outputs", "references"))
+    assert BLEU(force=True).corpus_score(outputs, [references]).score == metrics["eval/bleu"]
+    scores = json.loads((place / "scores.json").read_text())["scores"]
+    assert {f"eval/{name}": score["value"] for name, score in scores.items()} | {
+        "eval/perplexity": metrics["eval/perplexity"]
+    } == metrics
+
+
+def test_another_search_is_kept_beside_and_another_table_in_the_same_place(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "good", tmp_path / "good")
+    for overrides in ([], ["evaluate.search.kind=beam"], ["report.worst=2", "evaluate.search.kind=beam"]):
+        evaluate(tmp_path, "good", *overrides)
+    names = {path.name for path in (tmp_path / "good" / "evaluations").iterdir()}
+    assert names - {"test-000040"} == {"valid-000040", "valid-000040-2"}
+    assert len(kept(tmp_path, "good", "valid-000040")["worst"]) == 1 + 5
+    assert len(kept(tmp_path, "good", "valid-000040-2")["worst"]) == 1 + 2
+
+
+def test_the_screen_shows_every_table_and_where_things_are(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(runs, "good", "report.against.run=early", "report.against.resamples=20", "evaluate.samples=1")
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line.partition(" after")[0] for line in lines if " after update 40" in line]
+    assert titles == ["scores", "lengths", "against", "worst", "samples"]
+    assert any(line.startswith("texts and scores are kept in ") for line in lines)
+
+
+def against(runs: Path, name: str, other: str, *overrides: str) -> dict[str, list[str]]:
+    evaluate(runs, name, f"report.against.run={other}", "report.against.checkpoint=last", *overrides)
+    update = max(int(path.name) for path in (runs / name / "checkpoints").iterdir() if path.name.isdecimal())
+    head, *rows = kept(runs, name, f"valid-{update:06d}")["against"]
+    assert head == ["metric", "this run", other, "difference", "95 % interval", "p"]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_one_run_against_another_and_back(runs: Path) -> None:
+    there, back = against(runs, "good", "early"), against(runs, "early", "good")
+    assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy"]
+    alone = evaluate(runs, "early")
+    for name, (this, other, difference, _, p) in there.items():
+        assert back[name][:2] == [other, this]
+        assert float(back[name][2]) == -float(difference)
+        assert back[name][4] == p
+        assert other == f"{alone[f'eval/{name}']:.2f}"
+
+
+def test_a_run_against_itself_differs_in_nothing_and_against_its_past_in_something(runs: Path) -> None:
+    for _, _, difference, interval, p in against(runs, "good", "good").values():
+        assert (difference, interval, p) == ("+0.00", "+0.00 to +0.00", "1.000")
+    past = against(runs, "good", "good", "report.against.checkpoint=20")
+    assert float(past["chrf"][2]) != 0
+
+
+def problem(runs: Path, *overrides: str) -> str:
+    with pytest.raises(FootplateError) as error:
+        evaluate(runs, "good", *overrides)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["run=nobody"], "nobody: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` "
+         "lists them"),
+        (["run=early", "checkpoint=40"], "early has none of update 40; there are: 20"),
+        (["run=reversed"], "its pair 1 is not this run's, and only scores of the same pairs can be compared; name a "
+         "run with the same corpus"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_be_compared_with_is_refused(runs: Path, overrides: Sequence[str], said: str) -> None:
+    given = [f"report.against.{override}" for override in overrides]
+    assert problem(runs, *given) == f"report.against: {said.format(runs=runs)}"
+
+
+def test_a_checkpoint_of_no_kind_is_refused(runs: Path) -> None:
+    assert problem(runs, "report.against.run=early", "report.against.checkpoint=first") == (
+        "command line: report.against.checkpoint: expected 'best' or 'last' or a whole number, got the string 'first'"
+    )
+
+
+def test_a_run_of_another_task_cannot_be_compared_with(runs: Path) -> None:
+    folder = create_run(runs, "line", "line")
+    task = Path(__file__).parents[1] / "platform" / "line_task.py"
+    folder.write_job(f"task: {task}\n")
+    assert problem(runs, "report.against.run=line") == (
+        f"report.against: line is a run of the task {task}; name a run of translation"
+    )
