@@ -17,6 +17,7 @@ from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, Probability, Section
 from footplate.step import Medium, Stateful, Step
+from footplate.streams import numpy_stream
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
@@ -171,7 +172,7 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
         model, vocabulary, its_update = restore_model(*rival)
         theirs = replace(held, pairs=tokenise(held.texts, vocabulary))
         other = yield from evaluate_model(model, vocabulary, theirs, evaluation, context, its_update)
-        stream = context.stream("bootstrap")
+        stream = numpy_stream(0, "bootstrap")  # not of this run's seed: the other one against this draws the same
         differences = paired_bootstrap(found.scores, other.scores, report.against.resamples, stream)
         tables["against"] = comparison_table(Path(report.against.run).name, differences)
     tables |= {"worst": worst_table(held, found, report.worst), "samples": found.samples}

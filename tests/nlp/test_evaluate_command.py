@@ -2,26 +2,35 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 
+from footplate.checkpoint import CheckpointStore
+from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.evaluation import evaluate_run
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
+from footplate.step import Step
+from footplate_nlp.evaluation import Evaluated, hold_out
+from footplate_nlp.evaluation import evaluate as evaluate_model
+from footplate_nlp.translation import Config, restore_model
 
 TINY = [
     "corpus.symbols=5",
     "corpus.longest=5",
     "corpus.train_pairs=200",
-    "corpus.valid_pairs=20",
-    "corpus.test_pairs=30",
+    "corpus.valid_pairs=16",
+    "corpus.test_pairs=10",
     "model.width=16",
     "model.feed_forward_width=16",
+    "evaluate.search.length.factor=1",
+    "evaluate.search.length.extra=2",
     "batch_tokens=200",
     "evaluate.every_updates=20",
     "track.every_updates=20",
@@ -32,11 +41,11 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished runs: `good`, `early` (with another vocabulary), and `reversed`, on another corpus."""
+    """Finished runs: `good`, `early` (another vocabulary and a smaller model), and `reversed`, on another corpus."""
     runs = tmp_path_factory.mktemp("runs")
     for name, overrides in (
         ("good", ["updates=40"]),
-        ("early", ["updates=20", "seed=2", "vocabulary.kind=char"]),
+        ("early", ["updates=20", "seed=2", "vocabulary.kind=char", "model.width=8"]),
         ("reversed", ["updates=2", "corpus.reverse=true"]),
     ):
         job = load_job("copy-transformer", [*TINY, *overrides])
@@ -66,6 +75,30 @@ def test_what_is_kept_gives_the_score_again(runs: Path) -> None:
     assert {f"eval/{name}": score["value"] for name, score in scores.items()} | {
         "eval/perplexity": metrics["eval/perplexity"]
     } == metrics
+
+
+def test_each_sentence_has_its_own_loss_and_output_whatever_the_batch(runs: Path) -> None:
+    config = load_job(runs / "good" / "job.yaml").config
+    assert isinstance(config, Config)
+    checkpoint = CheckpointStore(runs / "good" / "checkpoints").at(40)
+    context = Context(checkpoint=checkpoint, precision="fp64")
+    model, vocabulary, update = restore_model(config, context)
+    held = hold_out(config.corpus, config.evaluate, vocabulary)
+
+    def found(batch_tokens: int) -> Evaluated:
+        evaluation = config.evaluate.model_copy(update={"batch_tokens": batch_tokens})
+        box: list[Evaluated] = []
+
+        def steps() -> Iterator[Step]:
+            box.append((yield from evaluate_model(model, vocabulary, held, evaluation, context, update)))
+
+        list(steps())
+        return box[0]
+
+    together, alone = found(4096), found(1)
+    assert together.outputs == alone.outputs
+    assert together.scores["loss"].counts_NC == pytest.approx(alone.scores["loss"].counts_NC, rel=1e-12)
+    assert len(np.unique(alone.scores["loss"].counts_NC[:, 0])) > 10
 
 
 def test_another_search_is_kept_beside_and_another_table_in_the_same_place(runs: Path, tmp_path: Path) -> None:
