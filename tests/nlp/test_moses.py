@@ -12,7 +12,7 @@ GERMAN = {
     "Ein Mann in Blau, ca. 40 cm.": "ein mann in blau , ca. 40 cm .",
     "Es ist der 40.": "es ist der 40.",  # an ordinal number keeps its dot
     "Der „Große“ U-Bahn-Plan (z.B. Berlin)!": "der &quot; große &quot; u-bahn-plan ( z.b. berlin ) !",
-    "Er sagt: “Ja.”": "er sagt : &quot; ja . &quot;",
+    "Er sagt: “Ja.”": "er sagt : &quot; ja &quot; .",
     "Größe ist's \u2013 sicher…": "größe ist &apos; s - sicher ...",
     "Für 1.000,50 € & mehr [alt]": "für 1.000,50 € &amp; mehr &#91; alt &#93;",
 }
