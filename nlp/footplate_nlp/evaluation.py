@@ -1,6 +1,6 @@
 """Evaluating a translator: loss under teacher forcing, and scores of what the search writes.
 
-Axes: B sentences, S source positions, T target positions, V target vocabulary, N real (not padded) target positions.
+Axes: B sentences, S source positions, T target positions, V target vocabulary.
 """
 
 import math
@@ -17,7 +17,7 @@ from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, ParallelCorpus
-from footplate_nlp.losses import token_nll
+from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
@@ -125,12 +125,14 @@ def evaluate(
 def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) -> tuple[list[float], list[int]]:
     """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
     batch = to_batch(pairs, rows, context.device)
-    real_BT = batch.target_BT != PAD
     with context.autocast():
-        hidden_BTD = model.hidden(model.encode(batch.source_BS), batch.input_BT)
-        nll_N = token_nll(hidden_BTD[real_BT], model.output_matrix, batch.target_BT[real_BT])
-    nll_BT = torch.zeros(real_BT.shape, dtype=nll_N.dtype, device=nll_N.device).masked_scatter(real_BT, nll_N)
-    return nll_BT.sum(1).tolist(), real_BT.sum(1).tolist()
+        memory = model.encode(batch.source_BS)
+        decoded = model.decode(memory, batch.input_BT)
+        nlls = []
+        for only in torch.arange(len(rows), device=context.device)[:, None]:
+            _, nll = cross_entropy(model, memory.select(only), decoded.select(only), batch.target_BT[only], 0.0)
+            nlls.append(nll)
+    return torch.stack(nlls).tolist(), (batch.target_BT != PAD).sum(1).tolist()
 
 
 def _translated(

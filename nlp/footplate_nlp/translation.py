@@ -4,19 +4,20 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from footplate.context import Context
+from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError, FootplateError
 from footplate.evaluation import choose_checkpoint
 from footplate.folder import open_run, relative
 from footplate.job import Job, read_job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
-from footplate.section import Count, Probability, Section
-from footplate.step import Medium, Stateful, Step
+from footplate.section import Count, NonNegative, Probability, Section
+from footplate.step import Latest, Medium, Stateful, Step
 from footplate.streams import numpy_stream
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
@@ -25,7 +26,7 @@ from footplate_nlp.bootstrap import paired_bootstrap
 from footplate_nlp.corpora import Corpus, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
-from footplate_nlp.losses import TranslationLoss
+from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.report import (
@@ -37,6 +38,7 @@ from footplate_nlp.report import (
     require_same_texts,
     worst_table,
 )
+from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import open_corpus, tokenise
 from footplate_nlp.transformer import TransformerConfig
@@ -44,7 +46,7 @@ from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average", "report")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "report")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -72,10 +74,19 @@ class Config(Section):
     """Training pairs with more tokens on a side, the end of sentence included, are left out; how many is reported."""
     label_smoothing: Probability = 0.1
     """The share of the target distribution that is spread evenly over the vocabulary."""
+    scheduled_sampling: ScheduledSampling | None = None
+    """Feeding the decoder with its own predictions now and then; null is teacher forcing throughout."""
+    word_dropout: WordDropout = WordDropout()
+    """Input tokens made unknown in training."""
+    coverage_loss: NonNegative = 0.0
+    """The weight of the penalty for looking again where one has looked (See et al. 2017, eq. 13; there 1)."""
     evaluate: Evaluation
     """When and how to validate."""
     plateau_metric: Literal["loss", "bleu", "chrf", "exact_match"] = "loss"
     """What a plateau schedule watches, of `eval/...`; it also says which value is the better one."""
+    ema_decay: Probability = 0.0
+    """What evaluates and translates is the exponential moving average of the weights with this decay, such as 0.999;
+    0 keeps none."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
     report: Report = Report()
@@ -87,6 +98,11 @@ class Config(Section):
             raise ValueError(
                 "model.tie: all shares one matrix between source and target, but vocabulary.joint is false; "
                 "set model.tie to target, or vocabulary.joint to true"
+            )
+        if self.model.copying and not self.vocabulary.joint:
+            raise ValueError(
+                "model.copying: a source token is copied by its id, but vocabulary.joint is false; "
+                "set vocabulary.joint to true, or leave copying out"
             )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(
@@ -132,7 +148,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
-    loss = TranslationLoss(model, config.label_smoothing)
+    loss = TranslationLoss(
+        model,
+        config.label_smoothing,
+        coverage_weight=config.coverage_loss,
+        word_dropout=config.word_dropout,
+        scheduled_sampling=config.scheduled_sampling,
+    )
     schedule = config.schedule
     if isinstance(schedule, Plateau):
         schedule = schedule.model_copy(update={"better": config.plateau_better})
@@ -140,16 +162,26 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     order = BatchOrder(
         pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
     )
-    context.restore(model=model, update=update, order=order)
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}
+    average = ExponentialAverage(model, config.ema_decay) if config.ema_decay else None
+    if average is not None:
+        state["ema"] = average.model
+    context.restore(**state)
     _say_what_is_trained_on(order, vocabulary, model, context)
     batches = order.updates()
     while update.number < config.updates:
         batch = next(batches)
+        if config.scheduled_sampling is not None:
+            loss.true_share = config.scheduled_sampling.share(update.number + 1)
         metrics = update(batch.microbatches)
+        if average is not None:
+            average.update(update.number)
+        if config.scheduled_sampling is not None:
+            metrics["train/true_share"] = Latest(loss.true_share)
         media: dict[str, Medium] = {}
         if config.evaluate.due(update.number) or update.number == config.updates:
-            found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update.number)
+            best = model if average is None else average.model
+            found = yield from evaluate_model(best, vocabulary, held, config.evaluate, context, update.number)
             update.observe(found.metrics[f"eval/{config.plateau_metric}"])
             metrics |= found.metrics
             media["samples"] = found.samples
@@ -176,17 +208,20 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
         differences = paired_bootstrap(found.scores, other.scores, report.against.resamples, stream)
         tables["against"] = comparison_table(Path(report.against.run).name, differences)
     tables |= {"worst": worst_table(held, found, report.worst), "samples": found.samples}
-    asked = config.model_dump(
-        mode="json", include={"corpus": True, "average": True, "evaluate": {"split", "sentences", "search"}}
-    )
-    settings = {"update": update, "seed": context.seed, "precision": context.precision, **asked}
     kept = None
     if context.folder is not None:
-        name = f"{evaluation.split}-{update:06d}"
-        kept = keep(context.folder / "evaluations" / name, settings, held, found, tables)
+        place = context.folder / "evaluations" / f"{evaluation.split}-{update:06d}"
+        kept = keep(place, _settings(config, context, update), held, found, tables)
     yield Step(update, found.metrics, media=tables)
     if kept is not None:
         logging.getLogger("footplate").info(f"texts and scores are kept in {relative(kept)}")
+
+
+def _settings(config: Config, context: Context, update: int) -> dict[str, Any]:
+    """All that the outputs of an evaluation follow from, besides the run itself."""
+    keys = config.model_dump(mode="json", include={"corpus", "average", "ema_decay"})
+    keys["evaluate"] = config.evaluate.model_dump(mode="json", include={"split", "sentences", "search"})
+    return {"update": update, "seed": context.seed, "precision": context.precision, **keys}
 
 
 def _open_rival(against: Against, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
@@ -216,10 +251,11 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     model = _new_model(config, vocabulary, context)
+    part = "ema" if config.ema_decay else "model"
     if config.average == 1:
-        context.restore(model=model)
+        context.restore(**{part: model})
     else:
-        model.load_state_dict(average_checkpoints(latest_checkpoints(context.checkpoint, config.average)))
+        model.load_state_dict(average_checkpoints(latest_checkpoints(context.checkpoint, config.average), part))
     return model.eval(), vocabulary, context.checkpoint.update
 
 

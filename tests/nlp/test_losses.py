@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from footplate_nlp import losses
+from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch, to_batch
-from footplate_nlp.losses import TranslationLoss, smoothed_cross_entropy, token_nll
+from footplate_nlp.cross_entropy import smoothed_cross_entropy
+from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.model import build_model
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Pairs, Sentences
@@ -64,7 +65,7 @@ def test_the_smoothed_sum_by_hand() -> None:
 def test_value_and_gradients_are_those_of_torch_however_few_rows_are_made_at_a_time(
     label_smoothing: float, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", 33 * 16)
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 33 * 16)
     generator = torch.Generator().manual_seed(1)
     hidden_ND = (5 * torch.randn(count, 7, generator=generator, dtype=torch.float64)).requires_grad_()
     output_VD = torch.randn(33, 7, generator=generator, dtype=torch.float64).requires_grad_()
@@ -153,21 +154,3 @@ def test_nll_is_reported_without_smoothing() -> None:
     assert float(smooth.metrics["train/nll"].total) == pytest.approx(plain.total.item())
     assert smooth.total.item() != pytest.approx(plain.total.item())
     assert not torch.as_tensor(smooth.metrics["train/nll"].total).requires_grad
-
-
-@pytest.mark.parametrize("at_once", [1, 7, 1 << 21])
-def test_each_token_s_nll_is_torch_s_however_few_logits_are_there_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
-    generator = torch.Generator().manual_seed(1)
-    hidden_ND, output_VD = (torch.randn(size, 4, generator=generator, dtype=torch.float64) for size in (9, 5))
-    gold_N = torch.arange(9) % 5
-    nll_N = token_nll(hidden_ND, output_VD, gold_N)
-    assert torch.allclose(nll_N, F.cross_entropy(hidden_ND @ output_VD.T, gold_N, reduction="none"))
-    assert torch.allclose(nll_N.sum(), smoothed_cross_entropy(hidden_ND, output_VD, gold_N, 0.1)[1])
-
-
-def test_each_token_s_nll_is_in_single_precision_at_least() -> None:
-    hidden_ND, output_VD = torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(4, 3, dtype=torch.bfloat16)
-    assert token_nll(hidden_ND, output_VD, torch.tensor([0, 3])).dtype == torch.float32
