@@ -11,13 +11,16 @@ from typing import Literal, Self, cast, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
-from footplate_nlp.batches import batches_by_width, to_batch
+from footplate_nlp.batches import Batch, batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, ParallelCorpus
 from footplate_nlp.cross_entropy import cross_entropy
+from footplate_nlp.ensemble import Ensemble
+from footplate_nlp.forced_prefix import encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
@@ -34,6 +37,8 @@ class Evaluation(Every):
     """Which part of the corpus. A test score that chose its own checkpoint is worthless: keep `test` for the end."""
     search: SearchConfig = GreedyConfig()
     """How translations are found."""
+    prefix: str = ""
+    """What each translation is forced to begin with, such as a language's tag; see docs/search.md."""
     sentences: Count | None = None
     """Only the first so many pairs; null takes all."""
     samples: WholeNumber = 3
@@ -92,7 +97,7 @@ def target_language(corpus: Corpus, scoring: Scoring) -> MosesLanguage | None:
 
 
 def evaluate(
-    model: Seq2Seq, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
 ) -> Generator[Step, None, Evaluated]:
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
@@ -122,25 +127,38 @@ def evaluate(
     return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 
-def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) -> tuple[list[float], list[int]]:
+def _teacher_forced(
+    model: Seq2Seq | Ensemble, pairs: Pairs, rows: Ints, context: Context
+) -> tuple[list[float], list[int]]:
     """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
     batch = to_batch(pairs, rows, context.device)
+    real_BT = batch.target_BT != PAD
     with context.autocast():
-        memory = model.encode(batch.source_BS)
-        decoded = model.decode(memory, batch.input_BT)
-        nlls = []
-        for only in torch.arange(len(rows), device=context.device)[:, None]:
-            _, nll = cross_entropy(model, memory.select(only), decoded.select(only), batch.target_BT[only], 0.0)
-            nlls.append(nll)
-    return torch.stack(nlls).tolist(), (batch.target_BT != PAD).sum(1).tolist()
+        if isinstance(model, Ensemble):
+            nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
+        else:
+            nll_B = _nll(model, batch)
+    return nll_B.tolist(), real_BT.sum(1).tolist()
+
+
+def _nll(model: Seq2Seq, batch: Batch) -> Tensor:
+    memory = model.encode(batch.source_BS)
+    decoded = model.decode(memory, batch.input_BT)
+    nlls = []
+    for row_1 in torch.arange(len(batch.target_BT), device=batch.target_BT.device)[:, None]:
+        _, nll = cross_entropy(model, memory.select(row_1), decoded.select(row_1), batch.target_BT[row_1], 0.0)
+        nlls.append(nll)
+    return torch.stack(nlls)
 
 
 def _translated(
-    model: Seq2Seq, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
 ) -> list[str]:
     source_BS = to_batch(pairs, rows, context.device).source_BS
+    keys = [int(row) for row in rows]
+    prefixes = [encode_prefix(config.prefix, vocabulary, "evaluate.prefix")] * len(keys)
     with context.autocast():
-        found = search(model, source_BS, config.search, seed=context.seed, keys=[int(row) for row in rows])
+        found = search(model, source_BS, config.search, seed=context.seed, keys=keys, prefixes=prefixes)
     return vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
 
 

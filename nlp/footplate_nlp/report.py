@@ -8,31 +8,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from footplate.errors import FootplateError
 from footplate.section import Count, Section, WholeNumber
 from footplate.step import Table
 from footplate_nlp.bootstrap import Difference
 from footplate_nlp.evaluation import Evaluated, Held
+from footplate_nlp.members import Member
 from footplate_nlp.metrics import shown
 from footplate_nlp.tokenised import Ints
 
 BY_LENGTH = ("loss", "bleu", "chrf", "ter", "exact_match")
 """What the table by length shows: no two that say nearly the same, so that it fits on a screen."""
-
-
-class Against(Section):
-    """Another run, tried on the same pairs in the same way; only its model and its vocabulary are its own."""
-
-    run: str
-    """Its name beside this one, or the path of its folder."""
-    checkpoint: Literal["best", "last"] | Count = "best"
-    """`best`, `last`, or the number of an update."""
-    resamples: Count = 1000
-    """How often the pairs are drawn anew to see whether the difference is luck."""
 
 
 class Report(Section):
@@ -42,8 +33,19 @@ class Report(Section):
     """Into how many parts of about equal size the pairs are divided, by the words (between blanks) of the source."""
     worst: WholeNumber = 5
     """How many of the sentences with the lowest chrF are shown."""
-    against: Against | None = None
-    """Another run to be compared with, by paired bootstrap."""
+    against: Member | None = None
+    """What to compare with by paired bootstrap: RUN, RUN@UPDATE (or @best, @last), or @UPDATE of this run."""
+    resamples: Count = 1000
+    """How often the pairs are drawn anew to see whether the difference is luck."""
+
+    @model_validator(mode="after")
+    def _resamples_are_of_use(self) -> Self:
+        if self.against is None and self.resamples != 1000:
+            raise ValueError(
+                f"resamples: {self.resamples} draws compare two runs, and there is no other; set report.against, or "
+                "leave this out"
+            )
+        return self
 
 
 def buckets_by_length(lengths_N: Ints, count: int) -> list[Ints]:

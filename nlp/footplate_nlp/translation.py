@@ -11,9 +11,8 @@ from pydantic import model_validator
 from footplate.context import Context
 from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError, FootplateError
-from footplate.evaluation import choose_checkpoint
-from footplate.folder import open_run, relative
-from footplate.job import Job, read_job
+from footplate.folder import relative
+from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, NonNegative, Probability, Section
@@ -27,17 +26,10 @@ from footplate_nlp.corpora import Corpus, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
+from footplate_nlp.members import Member, find_member, open_ensemble
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
-from footplate_nlp.report import (
-    Against,
-    Report,
-    comparison_table,
-    keep,
-    length_table,
-    require_same_texts,
-    worst_table,
-)
+from footplate_nlp.report import Report, comparison_table, keep, length_table, require_same_texts, worst_table
 from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import open_corpus, tokenise
@@ -46,7 +38,7 @@ from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "report")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "ensemble", "report")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -89,6 +81,9 @@ class Config(Section):
     0 keeps none."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
+    ensemble: tuple[Member, ...] = ()
+    """Checkpoints that `evaluate` and `translate` let decode together with the run's own, their probabilities averaged:
+    RUN, RUN@UPDATE (or @best, @last), or @UPDATE of this run. Where `average` is set, each is such an average."""
     report: Report = Report()
     """What `footplate evaluate` tells beside the scores."""
 
@@ -195,9 +190,9 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
     Texts and scores are kept under `evaluations/` of the run folder, and the media show them.
     """
     evaluation, report = config.evaluate.with_all_scores(), config.report
-    model, vocabulary, update = restore_model(config, context)
+    model, vocabulary, update = open_ensemble(config, context, restore_model)
     held = hold_out(config.corpus, evaluation, vocabulary)
-    rival = None if report.against is None else _open_rival(report.against, config, held, context)
+    rival = None if report.against is None else _find_rival(report.against, config, held, context)
     found = yield from evaluate_model(model, vocabulary, held, evaluation, context, update)
     tables = {"scores": as_table(found.scores), "lengths": length_table(held, found, report.buckets)}
     if report.against is not None and rival is not None:
@@ -205,8 +200,8 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
         theirs = replace(held, pairs=tokenise(held.texts, vocabulary))
         other = yield from evaluate_model(model, vocabulary, theirs, evaluation, context, its_update)
         stream = numpy_stream(0, "bootstrap")  # not of this run's seed: the other one against this draws the same
-        differences = paired_bootstrap(found.scores, other.scores, report.against.resamples, stream)
-        tables["against"] = comparison_table(Path(report.against.run).name, differences)
+        differences = paired_bootstrap(found.scores, other.scores, report.resamples, stream)
+        tables["against"] = comparison_table(Path(report.against).name, differences)
     tables |= {"worst": worst_table(held, found, report.worst), "samples": found.samples}
     kept = None
     if context.folder is not None:
@@ -219,26 +214,21 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
 
 def _settings(config: Config, context: Context, update: int) -> dict[str, Any]:
     """All that the outputs of an evaluation follow from, besides the run itself."""
-    keys = config.model_dump(mode="json", include={"corpus", "average", "ema_decay"})
-    keys["evaluate"] = config.evaluate.model_dump(mode="json", include={"split", "sentences", "search"})
+    keys = config.model_dump(mode="json", include={"corpus", "average", "ema_decay", "ensemble"})
+    keys["evaluate"] = config.evaluate.model_dump(mode="json", include={"split", "sentences", "search", "prefix"})
     return {"update": update, "seed": context.seed, "precision": context.precision, **keys}
 
 
-def _open_rival(against: Against, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
+def _find_rival(name: str, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
     """The other run and its checkpoint, to be evaluated as this one is. Raises FootplateError where it cannot be."""
-    runs = Path("runs") if context.folder is None else context.folder.parent
     try:
-        folder = open_run(against.run, runs)
-        job = read_job(folder.job)
-        if not isinstance(job.config, Config):
-            raise FootplateError(f"{against.run} is a run of the task {job.task}; name a run of translation")
-        checkpoint = choose_checkpoint(folder, str(against.checkpoint), job)
-        mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, job.config))
+        its_config, its_context = find_member(name, config, context)
+        mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, its_config))
         if mine != its:  # where only the folder differs, the corpus may have moved since: this run's text is taken
-            require_same_texts(read_texts(job.config.corpus, config.evaluate), held.texts)
+            require_same_texts(read_texts(its_config.corpus, config.evaluate), held.texts)
     except FootplateError as error:
-        raise FootplateError(f"report.against: {str(error).removeprefix('--checkpoint: ')}") from error
-    return job.config.model_copy(update={"average": config.average}), replace(context, checkpoint=checkpoint)
+        raise FootplateError(f"report.against: {error}") from error
+    return its_config, its_context
 
 
 def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary, int]:

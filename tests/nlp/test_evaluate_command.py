@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +112,15 @@ def test_another_search_is_kept_beside_and_another_table_in_the_same_place(runs:
 
 
 def test_the_screen_shows_every_table_and_where_things_are(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(runs, "good", "report.against.run=early", "report.against.resamples=20", "evaluate.samples=1")
+    evaluate(runs, "good", "report.against=early", "report.resamples=20", "evaluate.samples=1")
     lines = capsys.readouterr().out.splitlines()
     titles = [line.partition(" after")[0] for line in lines if " after update 40" in line]
     assert titles == ["scores", "lengths", "against", "worst", "samples"]
     assert any(line.startswith("texts and scores are kept in ") for line in lines)
 
 
-def against(runs: Path, name: str, other: str, *overrides: str) -> dict[str, list[str]]:
-    evaluate(runs, name, f"report.against.run={other}", "report.against.checkpoint=last", *overrides)
+def against(runs: Path, name: str, other: str) -> dict[str, list[str]]:
+    evaluate(runs, name, f"report.against='{other}'")
     update = max(int(path.name) for path in (runs / name / "checkpoints").iterdir() if path.name.isdecimal())
     head, *rows = kept(runs, name, f"valid-{update:06d}")["against"]
     assert head == ["metric", "this run", other, "difference", "95 % interval", "p"]
@@ -128,7 +128,7 @@ def against(runs: Path, name: str, other: str, *overrides: str) -> dict[str, lis
 
 
 def test_one_run_against_another_and_back(runs: Path) -> None:
-    there, back = against(runs, "good", "early"), against(runs, "early", "good")
+    there, back = against(runs, "good", "early@last"), against(runs, "early", "good@last")
     assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy"]
     alone = evaluate(runs, "early")
     for name, (this, other, difference, _, p) in there.items():
@@ -139,9 +139,9 @@ def test_one_run_against_another_and_back(runs: Path) -> None:
 
 
 def test_a_run_against_itself_differs_in_nothing_and_against_its_past_in_something(runs: Path) -> None:
-    for _, _, difference, interval, p in against(runs, "good", "good").values():
+    for _, _, difference, interval, p in against(runs, "good", "good@last").values():
         assert (difference, interval, p) == ("+0.00", "+0.00 to +0.00", "1.000")
-    past = against(runs, "good", "good", "report.against.checkpoint=20")
+    past = against(runs, "good", "@20")
     assert float(past["chrf"][2]) != 0
 
 
@@ -153,23 +153,23 @@ def problem(runs: Path, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("other", "said"),
     [
-        (["run=nobody"], "nobody: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` "
-         "lists them"),
-        (["run=early", "checkpoint=40"], "early has none of update 40; there are: 20"),
-        (["run=reversed"], "its pair 1 is not this run's, and only scores of the same pairs can be compared; name a "
-         "run with the same corpus"),
+        ("nobody", "nobody: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` lists "
+         "them"),
+        ("early@40", "early has none of update 40; there are: 20"),
+        ("reversed", "its pair 1 is not this run's, and only scores of the same pairs can be compared; name a run with "
+         "the same corpus"),
     ],
 )  # fmt: skip
-def test_a_run_that_cannot_be_compared_with_is_refused(runs: Path, overrides: Sequence[str], said: str) -> None:
-    given = [f"report.against.{override}" for override in overrides]
-    assert problem(runs, *given) == f"report.against: {said.format(runs=runs)}"
+def test_a_run_that_cannot_be_compared_with_is_refused(runs: Path, other: str, said: str) -> None:
+    assert problem(runs, f"report.against={other}") == f"report.against: {said.format(runs=runs)}"
 
 
-def test_a_checkpoint_of_no_kind_is_refused(runs: Path) -> None:
-    assert problem(runs, "report.against.run=early", "report.against.checkpoint=first") == (
-        "command line: report.against.checkpoint: expected 'best' or 'last' or a whole number, got the string 'first'"
+def test_resamples_without_another_run_are_refused(runs: Path) -> None:
+    assert problem(runs, "report.resamples=20") == (
+        "command line: report: resamples: 20 draws compare two runs, and there is no other; set report.against, or "
+        "leave this out"
     )
 
 
@@ -177,6 +177,6 @@ def test_a_run_of_another_task_cannot_be_compared_with(runs: Path) -> None:
     folder = create_run(runs, "line", "line")
     task = Path(__file__).parents[1] / "platform" / "line_task.py"
     folder.write_job(f"task: {task}\n")
-    assert problem(runs, "report.against.run=line") == (
-        f"report.against: line is a run of the task {task}; name a run of translation"
+    assert problem(runs, "report.against=line") == (
+        f"report.against: a run of the task {task} translates nothing; name a run of translation"
     )
