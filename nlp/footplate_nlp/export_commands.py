@@ -28,7 +28,8 @@ def export(
         str | None, typer.Option(help="best, last, or the number of an update; best, but last with --average")
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="int8, float16, ...: how CTranslate2 stores the weights; as they are if not given")
+        str | None,
+        typer.Option(help="int8, float16, ...: how CTranslate2 stores the weights; as they are if not given"),
     ] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:

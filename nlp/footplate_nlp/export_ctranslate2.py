@@ -31,7 +31,7 @@ PLACES = {
 }
 """A layer's parameters: our name, theirs."""
 
-README = '''# A translator for CTranslate2
+README = """# A translator for CTranslate2
 
 Exported by Footplate from {origin}. In this folder:
 
@@ -42,13 +42,11 @@ from sentencepiece import SentencePieceProcessor
 translator = ctranslate2.Translator(".")
 source, target = SentencePieceProcessor("source.spm"), SentencePieceProcessor("target.spm")
 pieces = source.encode(["A line of text."], out_type=str)
-never = [["<pad>"], ["<s>"]]
-found = translator.translate_batch(pieces, beam_size=5, max_decoding_length={longest}, suppress_sequences=never)
+lengths = {{"min_decoding_length": 0, "max_decoding_length": {longest}}}
+found = translator.translate_batch(pieces, beam_size=5, suppress_sequences=[["<pad>"], ["<s>"]], **lengths)
 print(*target.decode([each.hypotheses[0] for each in found]), sep="\\n")
 ```
-
-An empty line is not translated into an empty one: leave it out.
-'''
+"""
 
 
 def require_quantization(name: str | None) -> None:
@@ -81,7 +79,7 @@ def difference(folder: Path, trained: Trained, trial: Trial) -> float:
     )
     ours = trial.log_probabilities_BT.tolist()
     pairs = ((a, b) for row, each in zip(ours, scored, strict=True) for a, b in zip(row, each.log_probs, strict=False))
-    return max(abs(a - b) for a, b in pairs)
+    return float(max(abs(a - b) for a, b in pairs))
 
 
 def _specification(config: TransformerConfig, model: Transformer) -> transformer_spec.TransformerSpec:
@@ -104,7 +102,9 @@ def _specification(config: TransformerConfig, model: Transformer) -> transformer
     spec.decoder.projection.weight = model.output_matrix.detach().float().numpy()
     for stack in (spec.encoder, spec.decoder):
         # What it would compute by itself spaces the frequencies as tensor2tensor does.
-        stack.position_encodings.encodings = sinusoids(POSITIONS, config.width, embedding.dtype, embedding.device).numpy()
+        stack.position_encodings.encodings = sinusoids(
+            POSITIONS, config.width, embedding.dtype, embedding.device
+        ).numpy()
     return spec
 
 
