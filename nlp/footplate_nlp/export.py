@@ -180,6 +180,8 @@ def new_folder(output: Path) -> Iterator[Path]:
         yield beside
         beside.rename(output)
     except OSError as error:
-        raise FootplateError(f"--output: {output} cannot be written ({error.strerror}); choose another") from error
+        raise FootplateError(
+            f"--output: {output} cannot be written ({error.strerror or error}); choose another"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
