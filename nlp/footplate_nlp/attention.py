@@ -5,11 +5,24 @@ sentence), G groups of queries that share keys.
 Source: Vaswani et al. 2017, "Attention is all you need", section 3.2: softmax(Q K^T / sqrt(E)) V for each head.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from footplate_nlp.dropout import Dropout
+
+
+class SourceCache(NamedTuple):
+    """What attention to the source needs at each step: for each sentence, whatever the beam."""
+
+    key_value_2BHSE: Tensor
+    """Keys and values, from `CrossAttention.remember`."""
+    hidden_BS: Tensor
+    """0, or -inf where there is nothing to look at."""
+    hidden_G1S: Tensor
+    """The same for each head of each sentence."""
 
 
 class Attention(nn.Module):
@@ -48,6 +61,14 @@ class Attention(nn.Module):
             mixed_BHTE = F.scaled_dot_product_attention(query_BHTE, key_BHSE, value_BHSE, mask, is_causal=causal)
         out_BTD: Tensor = self.output(mixed_BHTE.transpose(1, 2).flatten(2))
         return out_BTD
+
+    def weights(self, query_BTD: Tensor, key_BSD: Tensor, mask: Tensor) -> Tensor:
+        """weights_BTS: where each query looks, the mean over the heads, in fp32 or better; nothing is dropped out."""
+        query_BHTE, key_BHSE = self.split(query_BTD), self.split(key_BSD)
+        scores_BHTS = (query_BHTE * self.scale) @ key_BHSE.transpose(-1, -2)
+        real = torch.promote_types(scores_BHTS.dtype, torch.float32)
+        weights_BTS: Tensor = scores_BHTS.masked_fill(~mask, float("-inf")).softmax(-1, real).mean(1)
+        return weights_BTS
 
     def attend_once(self, query_GQE: Tensor, key_GSE: Tensor, value_GSE: Tensor, hidden_G1S: Tensor) -> Tensor:
         """mixed_GQE for a handful of queries in each group; `hidden` is 0, or -inf where not to look.
@@ -98,6 +119,11 @@ class CrossAttention(Attention):
         key_BSD, value_BSD = self.key_value(states_BSD).chunk(2, -1)
         return self.attend(self.query(x_BTD), key_BSD, value_BSD, mask)
 
+    def look(self, x_BTD: Tensor, states_BSD: Tensor, mask: Tensor) -> Tensor:
+        """weights_BTS: where `forward` looks. The products are made anew: not to look costs nothing."""
+        key_BSD, _ = self.key_value(states_BSD).chunk(2, -1)
+        return self.weights(self.query(x_BTD), key_BSD, mask)
+
     def remember(self, states_BSD: Tensor) -> Tensor:
         """The source's keys and values, once for each sentence however wide the beam: 2BHSE, contiguous."""
         sentences, length, _ = states_BSD.shape
@@ -105,14 +131,28 @@ class CrossAttention(Attention):
         key_value_2BHSE: Tensor = key_value.permute(2, 0, 3, 1, 4).contiguous()
         return key_value_2BHSE
 
-    def step(self, x_ND: Tensor, key_value_2BHSE: Tensor, hidden_G1S: Tensor) -> Tensor:
+    def step(self, x_ND: Tensor, source: SourceCache) -> Tensor:
         """One position of each row; the rows of a sentence share its keys. G runs over sentences and heads."""
-        key_GSE, value_GSE = key_value_2BHSE.flatten(1, 2)
-        sentences = key_value_2BHSE.shape[1]
-        query_BHKE = self.query(x_ND).view(sentences, -1, self.heads, key_GSE.shape[-1]).transpose(1, 2)
-        mixed_GKE = self.attend_once(query_BHKE.flatten(0, 1), key_GSE, value_GSE, hidden_G1S)
+        key_GSE, value_GSE = source.key_value_2BHSE.flatten(1, 2)
+        query_BHKE = self._queries(x_ND, source)
+        mixed_GKE = self.attend_once(query_BHKE.flatten(0, 1), key_GSE, value_GSE, source.hidden_G1S)
         out_ND: Tensor = self.output(mixed_GKE.view_as(query_BHKE).transpose(1, 2).reshape(x_ND.shape))
         return out_ND
+
+    def look_once(self, x_ND: Tensor, source: SourceCache) -> Tensor:
+        """weights_NS: where `step` looks."""
+        key_BHSE = source.key_value_2BHSE[0]
+        scores_BHKS = (self._queries(x_ND, source) * self.scale) @ key_BHSE.transpose(-1, -2)
+        scores_BHKS = scores_BHKS + source.hidden_BS[:, None, None]
+        real = torch.promote_types(scores_BHKS.dtype, torch.float32)
+        weights_NS: Tensor = scores_BHKS.softmax(-1, real).mean(1).flatten(0, 1)
+        return weights_NS
+
+    def _queries(self, x_ND: Tensor, source: SourceCache) -> Tensor:
+        """query_BHKE of the rows of each sentence."""
+        sentences, width = source.key_value_2BHSE.shape[1], source.key_value_2BHSE.shape[-1]
+        query_BHKE: Tensor = self.query(x_ND).view(sentences, -1, self.heads, width).transpose(1, 2)
+        return query_BHKE
 
 
 def _projections(width: int, count: int) -> nn.Linear:

@@ -64,6 +64,8 @@ def require_exportable(config: Config, name: str) -> None:
         raise FootplateError(f"model.kind: {model.kind} has no place in {name}; only a transformer can be exported")
     if model.norm not in {"pre", "post"}:
         raise FootplateError(f"model.norm: {model.norm} has no place in {name}; only pre and post can be exported")
+    if model.copying:
+        raise FootplateError(f"model.copying: has no place in {name}; only a transformer without it can be exported")
     if name == "huggingface" and model.norm == "pre" and not config.vocabulary.joint:
         raise FootplateError(
             "model.norm: pre with vocabulary.joint: false has no place in huggingface, whose pre-norm model has one "

@@ -1,26 +1,35 @@
 """The training loss of a translator: label-smoothed cross-entropy over real target tokens.
 
-Axes: B sentences, S source positions, T target positions, N real (not padded) target positions, R some of these N,
-D width, V target vocabulary.
+Axes: B sentences, S source positions, T target positions.
 """
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
+from footplate.section import Probability, Section
 from footplate.step import Mean
 from footplate.update import LossTerms
 from footplate_nlp.batches import Batch
-from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.symbols import PAD
+from footplate_nlp.copying import coverage_loss
+from footplate_nlp.cross_entropy import cross_entropy
+from footplate_nlp.scheduled_sampling import ScheduledSampling, mixed_input
+from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
+from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
-LOGITS_AT_ONCE = {"cpu": 1 << 21}
-"""How many logits exist at a time. On a CPU 8 MB, which stay in its cache and in memory that the process has already:
-for all logits of a batch the kernel would have to hand out, and clear, the pages anew in each update."""
-LOGITS_AT_ONCE_ELSEWHERE = 1 << 26
+
+class WordDropout(Section):
+    """Input tokens that are replaced by the unknown token in training, so that the model leans on the others too.
+
+    Source: Iyyer et al. 2015, "Deep unordered composition rivals syntactic methods", section 3 (source); Bowman et al.
+    2016, "Generating sentences from a continuous space", section 3.1 (target).
+    """
+
+    source: Probability = 0.0
+    """Of a source token."""
+    target: Probability = 0.0
+    """Of a token that the decoder is fed with; what it is to say stays."""
 
 
 class TranslationLoss(nn.Module):
@@ -31,76 +40,53 @@ class TranslationLoss(nn.Module):
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7, with u(k) = 1 / V.
     """
 
-    def __init__(self, model: Seq2Seq, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: Seq2Seq,
+        label_smoothing: float = 0.0,
+        *,
+        coverage_weight: float = 0.0,
+        word_dropout: WordDropout | None = None,
+        scheduled_sampling: ScheduledSampling | None = None,
+    ) -> None:
+        """`coverage_weight` is lambda in eq. 13 of See et al. 2017: 0 leaves out the penalty for looking again."""
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
+        self.coverage_weight = coverage_weight
+        self.word_dropout = word_dropout or WordDropout()
+        self.scheduled_sampling = scheduled_sampling
+        self.true_share = 1.0
+        """With scheduled sampling: the probability with which the decoder is fed the true token; set at each update."""
 
     def forward(self, batch: Batch) -> LossTerms:
-        """Sum, count of target tokens, and `train/nll`: nats a token without smoothing."""
+        """Sum, count of target tokens, and `train/nll`: nats a token without smoothing (and `train/coverage_loss`)."""
         real_BT = batch.target_BT != PAD
-        hidden_BTD = self.model.hidden(self.model.encode(batch.source_BS), batch.input_BT)
-        total, nll = smoothed_cross_entropy(
-            hidden_BTD[real_BT], self.model.output_matrix, batch.target_BT[real_BT], self.label_smoothing
-        )
+        memory = self.model.encode(_drop_words(batch.source_BS, self.word_dropout.source))
+        memory = replace(memory, source_BS=batch.source_BS)  # what is copied is the word itself
+        decoded = self._decode(memory, _drop_words(batch.input_BT, self.word_dropout.target))
+        total, nll = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
         count = real_BT.sum()
-        return LossTerms(total, count, {"train/nll": Mean(nll, count)})
+        metrics = {"train/nll": Mean(nll, count)}
+        if self.coverage_weight:
+            assert decoded.attention_BTS is not None
+            again = coverage_loss(decoded.attention_BTS)[real_BT].sum()
+            total = total + self.coverage_weight * again
+            metrics["train/coverage_loss"] = Mean(again.detach(), count)
+        return LossTerms(total, count, metrics)
+
+    def _decode(self, memory: Memory, input_BT: Tensor) -> Decoded:
+        look = self.coverage_weight > 0
+        sampling = self.scheduled_sampling
+        if sampling is None or self.true_share == 1:
+            return self.model.decode(memory, input_BT, attention=look)
+        true_BT = torch.rand(input_BT.shape, device=input_BT.device) < self.true_share
+        return self.model.decode(memory, mixed_input(self.model, memory, input_BT, true_BT, sampling), attention=look)
 
 
-def smoothed_cross_entropy(
-    hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
-    """(total, nll) of logits_NV = hidden output^T, summed over N in fp32 or better; only the total has a gradient.
-
-    With z the log of the sum of exp(logits), -log p(v) = z - logit(v): the smoothed sum needs z, the gold logit and the
-    mean logit. The logits are the largest array of a small model, by far, so they are never there all at once: some
-    rows of them at a time are made, scored, and turned into their gradient at once, d total / d logit(v) = p(v) -
-    (1 - eps) [v is gold] - eps / V, which becomes the gradient of the hidden states and of the matrix.
-    """
-    total, nll = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, output_VD, gold_N, label_smoothing, torch.is_grad_enabled()
-    )
-    return total, nll
-
-
-class _SmoothedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float, differentiate: bool
-    ) -> tuple[Tensor, Tensor]:
-        device, vocabulary = hidden_ND.device.type, len(output_VD)
-        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        real = torch.promote_types(low, torch.float32)
-        weights_VD, inputs_ND = output_VD.to(low), hidden_ND.to(low)
-        hidden_gradient_ND = torch.empty_like(hidden_ND) if differentiate else hidden_ND.new_empty(0)
-        output_gradient_VD = torch.zeros_like(output_VD) if differentiate else hidden_ND.new_empty(0)
-        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
-        nll, evenly = hidden_ND.new_zeros(2, dtype=real)
-        with torch.autocast(device, enabled=False):
-            for first in range(0, len(hidden_ND), rows):
-                here = slice(first, first + rows)
-                input_RD, gold_R1 = inputs_ND[here], gold_N[here, None]
-                logits_RV = F.linear(input_RD, weights_VD).to(real)
-                gold_logit_R1, mean_R1 = logits_RV.gather(-1, gold_R1), logits_RV.mean(-1, keepdim=True)
-                largest_R1 = logits_RV.amax(-1, keepdim=True)
-                p_RV = logits_RV.sub_(largest_R1).exp_()
-                sum_R1 = p_RV.sum(-1, keepdim=True)
-                z_R1 = sum_R1.log() + largest_R1
-                nll += (z_R1 - gold_logit_R1).sum()
-                evenly += (z_R1 - mean_R1).sum()
-                if differentiate:
-                    p_RV.div_(sum_R1).sub_(label_smoothing / vocabulary)
-                    p_RV.scatter_add_(-1, gold_R1, torch.full_like(z_R1, label_smoothing - 1))
-                    gradient_RV = p_RV.to(low)
-                    hidden_gradient_ND[here] = gradient_RV @ weights_VD
-                    output_gradient_VD += gradient_RV.T @ input_RD
-        ctx.save_for_backward(hidden_gradient_ND, output_gradient_VD)
-        ctx.mark_non_differentiable(nll)
-        return (1 - label_smoothing) * nll + label_smoothing * evenly, nll
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient_ND, output_gradient_VD = ctx.saved_tensors
-        factor = gradients[0]
-        return hidden_gradient_ND * factor, output_gradient_VD * factor, None, None, None
+def _drop_words(ids_BT: Tensor, probability: float) -> Tensor:
+    """The ids, each with this probability `UNKNOWN` instead; padding, begin and end of sentence stay."""
+    if probability == 0:
+        return ids_BT
+    dropped_BT = torch.rand(ids_BT.shape, device=ids_BT.device) < probability
+    return ids_BT.masked_fill(dropped_BT & (ids_BT != PAD) & (ids_BT != BOS) & (ids_BT != EOS), UNKNOWN)

@@ -10,6 +10,8 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from footplate_nlp.copying import Copying, mixture
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -22,7 +24,31 @@ class Memory:
     attend_BS: Tensor
     """True where there is something to attend to: False where the source is padding."""
     extra: tuple[Tensor, ...] = ()
-    """Whatever else the decoder of this kind of model starts from, such as final recurrent states."""
+    """Whatever else the decoder of this kind of model starts from, such as final recurrent states; sentences first."""
+
+    def select(self, sentences_B: Tensor) -> "Memory":
+        """Only those sentences."""
+        source_BS, states_BSD, attend_BS = self.source_BS, self.states_BSD, self.attend_BS
+        extra = tuple(tensor[sentences_B] for tensor in self.extra)
+        return Memory(source_BS[sentences_B], states_BSD[sentences_B], attend_BS[sentences_B], extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the decoder makes of each target position."""
+
+    hidden_BTD: Tensor
+    """Its last layer; the output matrix makes logits of it."""
+    attention_BTS: Tensor | None = None
+    """Where it looked in the source, in sums of 1: only if asked for, or if the model copies."""
+    gate_BT: Tensor | None = None
+    """Of a model that copies: the log-odds of writing rather than copying."""
+
+    def select(self, sentences_B: Tensor) -> "Decoded":
+        """Only those sentences."""
+        attention_BTS = None if self.attention_BTS is None else self.attention_BTS[sentences_B]
+        gate_BT = None if self.gate_BT is None else self.gate_BT[sentences_B]
+        return Decoded(self.hidden_BTD[sentences_B], attention_BTS, gate_BT)
 
 
 class Decoding(Protocol):
@@ -54,13 +80,16 @@ class Searchable(Protocol):
 class Seq2Seq(nn.Module, ABC):
     """A model of target given source. Ids are those of `symbols`; padding is on the right and changes nothing."""
 
+    copying: Copying | None
+    """The gate of a model that copies; each kind of model sets it."""
+
     @abstractmethod
     def encode(self, source_BS: Tensor) -> Memory:
         """Read the source (int64 ids, `PAD` where there is nothing)."""
 
     @abstractmethod
-    def hidden(self, memory: Memory, input_BT: Tensor) -> Tensor:
-        """hidden_BTD: the decoder's last layer, fed with input_BT (`BOS`, then the target without its last token)."""
+    def decode(self, memory: Memory, input_BT: Tensor, *, attention: bool = False) -> Decoded:
+        """All positions, fed with input_BT (`BOS`, then the target without its last token); see `Decoded`."""
 
     @property
     @abstractmethod
@@ -77,7 +106,15 @@ class Seq2Seq(nn.Module, ABC):
 
     def forced(self, memory: Memory, input_BT: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the token that follows each position of the input: logits_BTV."""
-        return self.project(self.hidden(memory, input_BT))
+        return self.logits(memory, self.decode(memory, input_BT))
+
+    def logits(self, memory: Memory, decoded: Decoded) -> Tensor:
+        """logits_BTV, with what is copied: all at once, so not for training."""
+        logits_BTV = self.project(decoded.hidden_BTD)
+        if decoded.gate_BT is None or decoded.attention_BTS is None:
+            return logits_BTV
+        source_BTS = memory.source_BS[:, None].expand(decoded.attention_BTS.shape)
+        return mixture(logits_BTV, decoded.gate_BT, decoded.attention_BTS, source_BTS)
 
     def begin(self, source_BS: Tensor, beam: int) -> Decoding:
         """`start` on the encoded source: what a search calls."""

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from footplate.errors import ConfigError
 from footplate.section import Count, Probability, Section
-from footplate_nlp.attention import CrossAttention, SelfAttention
+from footplate_nlp.attention import CrossAttention, SelfAttention, SourceCache
+from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.seq2seq import Memory, Seq2Seq
+from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.transformer_decoding import TransformerDecoding
 
@@ -51,6 +52,8 @@ class TransformerConfig(Section):
     """Inside the feed-forward sub-layers, after the activation."""
     tie: Literal["none", "target", "all"] = "all"
     """`target`: one matrix embeds the target and makes the output; `all`: the source too, with a joint vocabulary."""
+    copying: bool = False
+    """Whether source tokens may be copied, by the last layer's attention to the source (See et al. 2017, eq. 8, 9)."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -124,9 +127,19 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor, looked: list[Tensor] | None = None
+    ) -> Tensor:
+        """`looked` is given to be told where the attention to the source looked, BTS."""
+
+        def cross(y_BTD: Tensor) -> Tensor:
+            if looked is not None:
+                looked.append(self.cross_attention.look(y_BTD, states_BSD, mask_B11S))
+            mixed_BTD: Tensor = self.cross_attention(y_BTD, states_BSD, mask_B11S)
+            return mixed_BTD
+
         x_BTD = self.self_residual(x_BTD, lambda y_BTD: self.self_attention(y_BTD, causal=True))
-        x_BTD = self.cross_residual(x_BTD, lambda y_BTD: self.cross_attention(y_BTD, states_BSD, mask_B11S))
+        x_BTD = self.cross_residual(x_BTD, cross)
         out_BTD: Tensor = self.feed_forward_residual(x_BTD, self.feed_forward)
         return out_BTD
 
@@ -136,12 +149,18 @@ class DecoderLayer(nn.Module):
         past_T2ND: Tensor,
         position: int,
         hidden_T: Tensor,
-        source_2BHSE: Tensor,
-        hidden_G1S: Tensor,
+        source: SourceCache,
+        looked: list[Tensor] | None = None,
     ) -> Tensor:
-        """One position, with the caches of the two attentions."""
+        """One position, with the caches of the two attentions; `looked` is told where it looked, NS."""
+
+        def cross(y_ND: Tensor) -> Tensor:
+            if looked is not None:
+                looked.append(self.cross_attention.look_once(y_ND, source))
+            return self.cross_attention.step(y_ND, source)
+
         x_ND = self.self_residual(x_ND, lambda y_ND: self.self_attention.step(y_ND, past_T2ND, position, hidden_T))
-        x_ND = self.cross_residual(x_ND, lambda y_ND: self.cross_attention.step(y_ND, source_2BHSE, hidden_G1S))
+        x_ND = self.cross_residual(x_ND, cross)
         out_ND: Tensor = self.feed_forward_residual(x_ND, self.feed_forward)
         return out_ND
 
@@ -162,6 +181,8 @@ class Transformer(Seq2Seq):
                     f"target {target_vocabulary}; use a joint vocabulary, or `target`."
                 ]
             )
+        if config.copying and source_vocabulary != target_vocabulary:
+            raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."])
         self.width = config.width
         self.dropout = Dropout(config.dropout)
         self.target_embedding = _embedding(target_vocabulary, config.width)
@@ -172,6 +193,7 @@ class Transformer(Seq2Seq):
         last = nn.LayerNorm if config.norm == "pre" else nn.Identity
         self.encoder_norm = last(config.width)
         self.decoder_norm = last(config.width)
+        self.copying = Copying(*3 * [config.width]) if config.copying else None
 
     @property
     def layers(self) -> list[DecoderLayer]:
@@ -187,13 +209,19 @@ class Transformer(Seq2Seq):
             x_BSD = layer(x_BSD, mask_B11S)
         return Memory(source_BS, self.encoder_norm(x_BSD), attend_BS)
 
-    def hidden(self, memory: Memory, input_BT: Tensor) -> Tensor:
-        x_BTD = self.embed(self.target_embedding, input_BT)
+    def decode(self, memory: Memory, input_BT: Tensor, *, attention: bool = False) -> Decoded:
+        x_BTD = input_BTD = self.embed(self.target_embedding, input_BT)
         mask_B11S = memory.attend_BS[:, None, None]
-        for layer in self.decoder:
-            x_BTD = layer(x_BTD, memory.states_BSD, mask_B11S)
-        out_BTD: Tensor = self.decoder_norm(x_BTD)
-        return out_BTD
+        looked: list[Tensor] = []
+        for layer in self.layers:
+            tell = looked if layer is self.layers[-1] and (attention or self.copying) else None
+            x_BTD = layer(x_BTD, memory.states_BSD, mask_B11S, tell)
+        hidden_BTD: Tensor = self.decoder_norm(x_BTD)
+        if not looked:
+            return Decoded(hidden_BTD)
+        if self.copying is None:
+            return Decoded(hidden_BTD, looked[0])
+        return Decoded(hidden_BTD, looked[0], self.copying(hidden_BTD, looked[0], memory.states_BSD, input_BTD))
 
     @property
     def output_matrix(self) -> Tensor:

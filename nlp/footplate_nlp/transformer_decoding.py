@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from footplate_nlp.attention import SourceCache
+from footplate_nlp.copying import mixture
 from footplate_nlp.seq2seq import Memory
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class TransformerDecoding:
     def __init__(self, model: "Transformer", memory: Memory, beam: int) -> None:
         self.model = model
         self.beam = beam
+        self.memory = memory
         self.position = 0
         self.rows = len(memory.source_BS) * beam
         self.source_L2BHSE = torch.stack([layer.cross_attention.remember(memory.states_BSD) for layer in model.layers])
@@ -47,13 +50,22 @@ class TransformerDecoding:
         self.hidden_T[position] = 0
         slots = max(position + 1, FEWEST_SLOTS)
         past_TL2ND, hidden_T = self._slots(self.past)[:slots], self.hidden_T[:slots]
-        x_ND = self.model.embed(self.model.target_embedding, tokens_N[:, None], position)[:, 0]
+        x_ND = input_ND = self.model.embed(self.model.target_embedding, tokens_N[:, None], position)[:, 0]
+        looked: list[Tensor] = []
+        last = len(self.model.layers) - 1
         for number, layer in enumerate(self.model.layers):
-            x_ND = layer.step(
-                x_ND, past_TL2ND[:, number], position, hidden_T, self.source_L2BHSE[number], self.hidden_G1S
-            )
+            source = SourceCache(self.source_L2BHSE[number], self.hidden_BS, self.hidden_G1S)
+            tell = looked if self.model.copying and number == last else None
+            x_ND = layer.step(x_ND, past_TL2ND[:, number], position, hidden_T, source, tell)
         self.position += 1
-        return self.model.project(self.model.decoder_norm(x_ND))
+        hidden_ND = self.model.decoder_norm(x_ND)
+        logits_NV = self.model.project(hidden_ND)
+        if self.model.copying is None:
+            return logits_NV
+        states_NSD, source_NS = self._for_each_row(self.memory.states_BSD), self._for_each_row(self.memory.source_BS)
+        attention_N1S = looked[0][:, None]
+        gate_N1 = self.model.copying(hidden_ND[:, None], attention_N1S, states_NSD, input_ND[:, None])
+        return mixture(logits_NV, gate_N1[:, 0], looked[0], source_NS)
 
     def select(self, rows_N: Tensor, sentences_B: Tensor | None = None) -> None:
         written_TL2ND = self._slots(self.past)[: self.position]
@@ -63,6 +75,7 @@ class TransformerDecoding:
         torch.index_select(written_TL2ND, 3, rows_N, out=self._slots(self.spare)[: self.position])
         self.past, self.spare = self.spare, self.past
         if sentences_B is not None:
+            self.memory = self.memory.select(sentences_B)
             self.source_L2BHSE = self.source_L2BHSE.index_select(2, sentences_B)
             self.hidden_BS = self.hidden_BS.index_select(0, sentences_B)
             self.hidden_G1S = self._for_each_head(self.hidden_BS)
@@ -89,6 +102,9 @@ class TransformerDecoding:
         self.past = self._empty()
         self._slots(self.past)[: self.position] = written_TL2ND
         self.spare = self.past[:0]
+
+    def _for_each_row(self, x_B: Tensor) -> Tensor:
+        return x_B.repeat_interleave(self.beam, 0)
 
     def _for_each_head(self, hidden_BS: Tensor) -> Tensor:
         return hidden_BS.repeat_interleave(self.heads, 0).unsqueeze(1)

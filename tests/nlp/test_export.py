@@ -320,6 +320,11 @@ def test_options_that_cannot_work_are_refused(run_folder: RunFolder, options: li
             "model.norm: rezero has no place in huggingface; only pre and post can be exported",
         ),
         (
+            "ctranslate2",
+            {"copying": True},
+            "model.copying: has no place in ctranslate2; only a transformer without it can be exported",
+        ),
+        (
             "huggingface",
             {"norm": "pre"},
             "model.norm: pre with vocabulary.joint: false has no place in huggingface, whose pre-norm model has one "
@@ -327,7 +332,7 @@ def test_options_that_cannot_work_are_refused(run_folder: RunFolder, options: li
         ),
     ],
 )
-def test_what_a_format_has_no_place_for_is_refused_by_name(to: str, changes: dict[str, str], problem: str) -> None:
+def test_what_a_format_has_no_place_for_is_refused_by_name(to: str, changes: dict[str, object], problem: str) -> None:
     config = load_job("copy-transformer", [*TINY, SEPARATE, "model.tie=none"]).config
     assert isinstance(config, Config)
     with pytest.raises(FootplateError) as error:
