@@ -16,11 +16,11 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from footplate.errors import ConfigError
 from footplate.section import Count, Probability, Section
 from footplate_nlp.attention import CrossAttention, SelfAttention, SourceCache
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
+from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.transformer_decoding import TransformerDecoding
@@ -50,7 +50,7 @@ class TransformerConfig(Section):
     """On attention weights; costs the fused attention kernel while training."""
     activation_dropout: Probability = 0.0
     """Inside the feed-forward sub-layers, after the activation."""
-    tie: Literal["none", "target", "all"] = "all"
+    tie: Tie = "all"
     """`target`: one matrix embeds the target and makes the output; `all`: the source too, with a joint vocabulary."""
     copying: bool = False
     """Whether source tokens may be copied, by the last layer's attention to the source (See et al. 2017, eq. 8, 9)."""
@@ -174,15 +174,7 @@ class Transformer(Seq2Seq):
 
     def __init__(self, config: TransformerConfig, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
-        if config.tie == "all" and source_vocabulary != target_vocabulary:
-            raise ConfigError(
-                [
-                    f"model: tie: `all` needs one vocabulary, but the source has {source_vocabulary} tokens and the "
-                    f"target {target_vocabulary}; use a joint vocabulary, or `target`."
-                ]
-            )
-        if config.copying and source_vocabulary != target_vocabulary:
-            raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."])
+        refuse_two_vocabularies(source_vocabulary, target_vocabulary, tie=config.tie, copying=config.copying)
         self.width = config.width
         self.dropout = Dropout(config.dropout)
         self.target_embedding = _embedding(target_vocabulary, config.width)
