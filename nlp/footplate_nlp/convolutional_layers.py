@@ -60,7 +60,7 @@ class NormalisedLinear(nn.Module):
 class Convolution(NormalisedLinear):
     """From windows to what gates and what is gated: two blocks of rows, for a gated linear unit after dropout.
 
-    The unit quarters the variance, and dropout has multiplied it by 1 / (1 - p): hence 4 (1 - p).
+    The unit is taken to quarter the variance, which dropout has divided by 1 - p: hence 4 (1 - p).
     """
 
     def __init__(self, kernel: int, width: int, dropout: float) -> None:

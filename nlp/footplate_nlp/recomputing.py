@@ -3,15 +3,11 @@
 Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", section 4, with one segment a layer.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils import checkpoint as torch_checkpoint
-
-# Unwrapped, it does not import torch's compiler (see `optimizers._plain`), which is not used here.
-checkpoint = inspect.unwrap(torch_checkpoint.checkpoint)
+from torch.utils.checkpoint import checkpoint
 
 
 def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:

@@ -246,8 +246,6 @@ def test_maps_start_with_the_deviation_that_keeps_the_variance() -> None:
     assert plain.affine().weight.std().item() == pytest.approx(math.sqrt(0.75 / 200), rel=0.02)
     assert gated.affine().weight.std().item() == pytest.approx(math.sqrt(4 * 0.75 / 300), rel=0.02)
     torch.testing.assert_close(plain.affine().weight, plain.direction)
-    x = torch.randn(500, 300)  # no dropout in what follows, so the variance is what is kept of 1
-    assert F.glu(gated(x)).var().item() == pytest.approx(0.75, rel=0.1)
 
 
 def test_embeddings_start_at_a_tenth_and_pad_at_zero() -> None:

@@ -26,10 +26,14 @@ TINY = [
     "updates=5",
     "evaluate.every_updates=5",
 ]
-MODELS = {"transformer": ["model.width=16", "model.feed_forward_width=16", "model.dropout=0.1"]}
+MODELS = {
+    "transformer": ["model.width=16", "model.feed_forward_width=16", "model.dropout=0.1"],
+    "convolutional": ["model.kind=convolutional", "model.width=12", "model.embedding_width=16", "model.dropout=0.1"],
+}
 SWITCHES = {
     "scheduled sampling": ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"],
     "word dropout": ["word_dropout.source=0.2", "word_dropout.target=0.2"],
+    "recomputing": ["model.recompute=true"],
     "copying": ["model.copying=true", "coverage_loss=1.0"],
     "moving average": ["ema_decay=0.9"],
 }
