@@ -9,6 +9,7 @@ from pydantic import model_validator
 from footplate.context import Context
 from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError
+from footplate.initialisers import Initialiser, initialise
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
@@ -47,6 +48,8 @@ class Config(Section):
     """What text is cut into; learned from the training pairs."""
     model: ModelConfig = TransformerConfig()
     """The network."""
+    initialiser: Initialiser | None = None
+    """How the weights begin, embeddings and norms apart; null is as the model's paper has it."""
     optimizer: Optimizer = Adam(betas=(0.9, 0.98))
     """What makes a step of a gradient."""
     schedule: Schedule = InverseSqrt()
@@ -193,7 +196,9 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
 
 def _new_model(config: Config, vocabulary: Vocabulary, context: Context) -> Seq2Seq:
     context.seed_torch("initialise")
-    return context.place(build_model(config.model, vocabulary.source.size, vocabulary.target.size))
+    model = build_model(config.model, vocabulary.source.size, vocabulary.target.size)
+    initialise(model, config.initialiser)
+    return context.place(model)
 
 
 def _say_what_is_trained_on(order: BatchOrder, vocabulary: Vocabulary, model: Seq2Seq, context: Context) -> None:

@@ -33,7 +33,6 @@ MODELS = {
 SWITCHES = {
     "scheduled sampling": ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"],
     "word dropout": ["word_dropout.source=0.2", "word_dropout.target=0.2"],
-    "recomputing": ["model.recompute=true"],
     "copying": ["model.copying=true", "coverage_loss=1.0"],
     "moving average": ["ema_decay=0.9"],
 }
@@ -78,6 +77,14 @@ def test_a_switch_changes_the_run_and_the_run_resumes_exactly(switch: str, model
     *_, without = steps(config_of(*MODELS[model]), Context())
     plain = state(without)
     assert whole.keys() != plain.keys() or any(not torch.equal(tensor, whole[name]) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_computing_layers_again_changes_no_bit_of_a_run(model: str) -> None:
+    everything = [override for switch in SWITCHES.values() for override in switch]
+    *_, plain = steps(config_of(*MODELS[model], *everything), Context())
+    *_, again = steps(config_of(*MODELS[model], *everything, "model.recompute=true"), Context())
+    assert all(torch.equal(tensor, state(again)[name]) for name, tensor in state(plain).items())
 
 
 @pytest.mark.parametrize("model", MODELS)
