@@ -18,6 +18,8 @@ from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus
 from footplate_nlp.cross_entropy import cross_entropy
+from footplate_nlp.ensemble import Ensemble
+from footplate_nlp.forced_prefix import encode_prefix
 from footplate_nlp.metrics import Score, Scoring, score
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
@@ -33,6 +35,8 @@ class Evaluation(Every):
     """Which part of the corpus. A test score that chose its own checkpoint is worthless: keep `test` for the end."""
     search: SearchConfig = GreedyConfig()
     """How translations are found."""
+    prefix: str = ""
+    """What each translation is forced to begin with, such as a language's tag; see docs/search.md."""
     sentences: Count | None = None
     """Only the first so many pairs; null takes all."""
     samples: WholeNumber = 3
@@ -67,7 +71,7 @@ def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held
 
 
 def evaluate(
-    model: Seq2Seq, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
 ) -> Generator[Step, None, Evaluated]:
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
@@ -98,20 +102,26 @@ def evaluate(
     return Evaluated(metrics, scores, _samples(held, texts, config.samples, context, update))
 
 
-def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) -> tuple[float, int]:
+def _teacher_forced(model: Seq2Seq | Ensemble, pairs: Pairs, rows: Ints, context: Context) -> tuple[float, int]:
     batch = to_batch(pairs, rows, context.device)
+    real_BT = batch.target_BT != PAD
     with context.autocast():
-        memory = model.encode(batch.source_BS)
-        _, nll = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
-    return float(nll), int((batch.target_BT != PAD).sum())
+        if isinstance(model, Ensemble):
+            nll = -model.gold_log_probabilities(*batch)[real_BT].sum()
+        else:
+            memory = model.encode(batch.source_BS)
+            _, nll = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
+    return float(nll), int(real_BT.sum())
 
 
 def _translated(
-    model: Seq2Seq, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
 ) -> dict[int, str]:
     source_BS = to_batch(pairs, rows, context.device).source_BS
+    keys = [int(row) for row in rows]
+    prefixes = [encode_prefix(config.prefix, vocabulary, "evaluate.prefix")] * len(keys)
     with context.autocast():
-        found = search(model, source_BS, config.search, seed=context.seed, keys=[int(row) for row in rows])
+        found = search(model, source_BS, config.search, seed=context.seed, keys=keys, prefixes=prefixes)
     texts = vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
     return dict(zip(map(int, rows), texts, strict=True))
 

@@ -22,6 +22,7 @@ from footplate_nlp.corpora import Corpus, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
+from footplate_nlp.members import Member, open_ensemble
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.scheduled_sampling import ScheduledSampling
@@ -32,7 +33,7 @@ from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "ensemble")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -77,6 +78,9 @@ class Config(Section):
     0 keeps none."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
+    ensemble: tuple[Member, ...] = ()
+    """Checkpoints that `evaluate` and `translate` let decode together with the run's own, their probabilities averaged:
+    RUN, RUN@UPDATE (or @best, @last), or @UPDATE of this run. Where `average` is set, each is such an average."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -170,7 +174,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
     """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`."""
-    model, vocabulary, update = restore_model(config, context)
+    model, vocabulary, update = open_ensemble(config, context, restore_model)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update)
     yield Step(update, found.metrics, media={"scores": as_table(found.scores), "samples": found.samples})

@@ -7,9 +7,13 @@ import numpy as np
 import torch
 
 from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
+from footplate_nlp.forced_prefix import check_prefix, encode_prefix
+from footplate_nlp.members import open_ensemble
 from footplate_nlp.search import SearchConfig, search
-from footplate_nlp.seq2seq import Seq2Seq
+from footplate_nlp.seq2seq import Searchable, Seq2Seq
 from footplate_nlp.tokenised import Pairs, Sentences
 from footplate_nlp.translation import Config, restore_model
 from footplate_nlp.vocabulary import Vocabulary
@@ -24,16 +28,21 @@ class Translation:
     """By which the search ranked it; the sum over the parts of a line that was cut."""
     parts: int = 1
     """Into how many parts the line was cut because it was too long; 0 for an empty line."""
+    source: tuple[int, ...] = ()
+    """What the model read, without the end of sentence; empty where the line was cut."""
+    target: tuple[int, ...] = ()
+    """What it wrote, likewise."""
 
 
 class Translator:
     """Translates lines in batches of similar length; what comes out for a line depends on that line alone.
 
     A line of more than `longest` tokens is cut into equal parts, which are translated apart and joined by blanks: the
-    memory of attention grows with the square of the length. An empty line translates into an empty line.
+    memory of attention grows with the square of the length. An empty line translates into an empty line. A forced
+    prefix begins the first part.
     """
 
-    def __init__(self, model: Seq2Seq, vocabulary: Vocabulary, config: SearchConfig, context: Context) -> None:
+    def __init__(self, model: Searchable, vocabulary: Vocabulary, config: SearchConfig, context: Context) -> None:
         self.batch_tokens = 4096
         self.longest = 512
         self._model = model
@@ -41,11 +50,13 @@ class Translator:
         self._search = config
         self._context = context
         self._parts_seen = 0
+        self._lines_seen = 0
 
-    def __call__(self, lines: Sequence[str]) -> list[list[Translation]]:
+    def __call__(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
         """For each line its translations, the best first: as many as the search keeps.
 
-        Sampling goes on from call to call: the parts of all lines so far number its streams.
+        Sampling goes on from call to call: the parts of all lines so far number its streams. Raises FootplateError,
+        with the number of the line, where a prefix cannot be forced.
         """
         parts: list[list[int]] = []
         owned: list[range] = []
@@ -53,22 +64,38 @@ class Translator:
             count = -(-len(ids) // self.longest)
             owned.append(range(len(parts), len(parts) + count))
             parts += [ids[index * len(ids) // count : (index + 1) * len(ids) // count] for index in range(count)]
-        found = self._translate(parts)
+        forced: list[list[int]] = [[] for _ in parts]
+        for index, prefix in enumerate(prefixes or ()):
+            if prefix and owned[index]:
+                first = owned[index][0]
+                where = f"line {self._lines_seen + index + 1}"
+                forced[first] = encode_prefix(prefix, self._vocabulary, where)
+                check_prefix(forced[first], self._search.length.maximum_for(len(parts[first]) + 1), where)
+        self._lines_seen += len(lines)
+        found = self._translate(parts, forced)
         return [_joined([found[part] for part in those]) for those in owned]
 
-    def _translate(self, parts: list[list[int]]) -> list[list[Translation]]:
+    def look(self, found: Translation) -> Attention:
+        """Where the model looked when it wrote this. Raises FootplateError where there is no one attention to show."""
+        if not isinstance(self._model, Seq2Seq):
+            raise FootplateError("--attention: of several models, each looks elsewhere; leave out the ensemble")
+        return look(self._model, self._vocabulary, found.source, found.target)
+
+    def _translate(self, parts: list[list[int]], forced: list[list[int]]) -> list[list[Translation]]:
         sentences = Sentences.of(parts)
         found: list[list[Translation]] = [[] for _ in parts]
         rows = np.arange(len(parts))
         for batch_rows in batches_by_width(Pairs(sentences, sentences), rows, self.batch_tokens):
             source_BS = torch.from_numpy(pad(sentences, batch_rows, end=True)).to(self._context.device)
             keys = [self._parts_seen + int(row) for row in batch_rows]
+            prefixes = [forced[row] for row in batch_rows]
             with torch.inference_mode(), self._context.autocast():
-                results = search(self._model, source_BS, self._search, seed=self._context.seed, keys=keys)
+                results = search(self._model, source_BS, self._search, self._context.seed, keys, prefixes)
             for row, hypotheses in zip(batch_rows, results, strict=True):
                 texts = self._vocabulary.target.decode(hypothesis.tokens for hypothesis in hypotheses)
                 found[row] = [
-                    Translation(text, hypothesis.score) for text, hypothesis in zip(texts, hypotheses, strict=True)
+                    Translation(text, hypothesis.score, 1, tuple(parts[row]), hypothesis.tokens)
+                    for text, hypothesis in zip(texts, hypotheses, strict=True)
                 ]
         self._parts_seen += len(parts)
         return found
@@ -77,13 +104,19 @@ class Translator:
 def _joined(parts: list[list[Translation]]) -> list[Translation]:
     if not parts:
         return [Translation("", 0.0, parts=0)]
+    if len(parts) == 1:
+        return parts[0]
     return [
-        Translation(" ".join(part.text for part in ranked), sum(part.score for part in ranked), len(parts))
+        Translation(
+            " ".join(part.text for part in ranked),
+            sum(part.score for part in ranked),
+            len(parts),
+        )
         for ranked in zip(*parts, strict=False)
     ]
 
 
 def open_translator(config: Config, context: Context) -> Translator:
-    """The translator of a checkpoint (or an average), which searches as `evaluate.search` says."""
-    model, vocabulary, _ = restore_model(config, context)
+    """The translator of a checkpoint, average or ensemble, which searches as `evaluate.search` says."""
+    model, vocabulary, _ = open_ensemble(config, context, restore_model)
     return Translator(model, vocabulary, config.evaluate.search, context)

@@ -307,7 +307,7 @@ def test_bad_bytes_on_standard_input_are_refused_with_their_line(run_folder: Run
     [
         (
             ["--sample", "--beam", "2"],
-            "--sample: draws tokens, so there is no --beam and no --length-penalty; leave one out",
+            "--sample: draws tokens, so there is no --beam, no --length-penalty and no --stop; leave one out",
         ),
         (["--top-k", "3"], "--top-k: is for sampling; add --sample, or leave it out"),
         (["--n-best", "2"], "--n-best: 2 translations need a beam; add --beam 2 or more, or --sample"),
