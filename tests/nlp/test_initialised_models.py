@@ -42,7 +42,7 @@ def test_queries_keys_and_values_are_drawn_one_by_one() -> None:
 
 
 def test_a_normalised_map_has_the_weight_that_was_drawn_gate_and_gated_one_by_one() -> None:
-    model = built(CONVOLUTIONAL)
+    model = built(CONVOLUTIONAL.model_copy(update={"encoder_kernel": 1, "decoder_kernel": 1}))
     initialise(model, Orthogonal(gain=0.5, bias=0.1))
     maps = [part for part in model.modules() if isinstance(part, NormalisedLinear)]
     assert len(maps) == 3 + 1 + 1 + 3
