@@ -58,7 +58,7 @@ class TransformerConfig(Section):
     copying: bool = False
     """Whether source tokens may be copied, by the last layer's attention to the source (See et al. 2017, eq. 8, 9)."""
     recompute: bool = False
-    """Keep only the input of each layer and make the rest again for the gradient: less memory, up to a third more time."""
+    """Keep only the input of each layer and make the rest again for the gradient: less memory, more time."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
