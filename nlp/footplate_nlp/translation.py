@@ -12,6 +12,7 @@ from footplate.context import Context
 from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError, FootplateError
 from footplate.folder import relative
+from footplate.initialisers import Initialiser, initialise
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
@@ -58,6 +59,8 @@ class Config(Section):
     """A folder that `footplate data prepare` made: vocabulary and tokens are taken from it; null makes them."""
     model: ModelConfig = TransformerConfig()
     """The network."""
+    initialiser: Initialiser | None = None
+    """How the weights begin, embeddings and norms apart; null is as the model's paper has it."""
     optimizer: Optimizer = Adam(betas=(0.9, 0.98))
     """What makes a step of a gradient."""
     schedule: Schedule = InverseSqrt()
@@ -261,7 +264,9 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
 
 def _new_model(config: Config, vocabulary: Vocabulary, context: Context) -> Seq2Seq:
     context.seed_torch("initialise")
-    return context.place(build_model(config.model, vocabulary.source.size, vocabulary.target.size))
+    model = build_model(config.model, vocabulary.source.size, vocabulary.target.size)
+    initialise(model, config.initialiser)
+    return context.place(model)
 
 
 def _say_what_is_trained_on(order: BatchOrder, vocabulary: Vocabulary, model: Seq2Seq, context: Context) -> None:
