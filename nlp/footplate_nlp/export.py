@@ -19,7 +19,7 @@ from torch import Tensor
 
 from footplate.errors import FootplateError
 from footplate_nlp.symbols import BOS, EOS, PAD
-from footplate_nlp.transformer import Transformer
+from footplate_nlp.transformer import Transformer, TransformerConfig
 from footplate_nlp.translation import Config
 from footplate_nlp.vocabulary import Vocabulary
 
@@ -40,6 +40,12 @@ class Trained:
     vocabulary: Vocabulary
     origin: str
     """Which run and checkpoint, in words."""
+
+    @property
+    def shape(self) -> TransformerConfig:
+        """The model's configuration; `require_exportable` has refused the others."""
+        assert isinstance(self.config.model, TransformerConfig)
+        return self.config.model
 
 
 def require_format(name: str, quantization: str | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ctranslate2
 from ctranslate2.specs import common_spec, model_spec, transformer_spec
-from torch import Tensor
+from torch import Tensor, nn
 
 from footplate.errors import FootplateError
 from footplate_nlp.export import POSITIONS, Trained, Trial, layer_parameters, write_tokenizers
@@ -58,7 +58,7 @@ def require_quantization(name: str | None) -> None:
 
 def write(folder: Path, trained: Trained, quantization: str | None = None) -> None:
     """Weights, vocabularies, tokenizers, configuration, and a README that says how to serve them."""
-    spec = _specification(trained.config.model, trained.model)
+    spec = _specification(trained.shape, trained.model)
     spec.register_source_vocabulary(trained.vocabulary.source.pieces())
     spec.register_target_vocabulary(trained.vocabulary.target.pieces())
     spec.validate()
@@ -90,7 +90,9 @@ def _specification(config: TransformerConfig, model: Transformer) -> transformer
         pre_norm=config.norm == "pre",
         activation=activations[config.activation],
     )
-    spec.config.layer_norm_epsilon = model.layers[0].self_residual.norm.eps
+    norm = model.layers[0].self_residual.norm
+    assert isinstance(norm, nn.LayerNorm)
+    spec.config.layer_norm_epsilon = norm.eps
     spec.config.add_source_eos = True  # else whoever serves must
     for name, tensor in layer_parameters(model, PLACES, "ctranslate2"):
         _set(spec, name, tensor)

@@ -95,7 +95,7 @@ def difference(folder: Path, trained: Trained, trial: Trial) -> float:
 
 def _architecture(trained: Trained) -> Any:
     """Their model with weights yet to come."""
-    config, vocabulary = trained.config.model, trained.vocabulary
+    config, vocabulary = trained.shape, trained.vocabulary
     settings: dict[str, Any] = {
         "vocab_size": vocabulary.source.size,
         "max_position_embeddings": POSITIONS,
@@ -129,7 +129,7 @@ def _architecture(trained: Trained) -> Any:
 
 
 def _state(trained: Trained) -> dict[str, Tensor]:
-    model, pre = trained.model, trained.config.model.norm == "pre"
+    model, pre = trained.model, trained.shape.norm == "pre"
     state: dict[str, Tensor] = {}
     for name, tensor in layer_parameters(model, PLACES, "huggingface"):
         path, _, leaf = name.rpartition(".")
@@ -150,9 +150,9 @@ def _state(trained: Trained) -> dict[str, Tensor]:
         "lm_head.weight": output,
         "final_logits_bias": torch.zeros(1, len(output)),
     }
-    if pre or trained.config.model.tie == "all":
+    if pre or trained.shape.tie == "all":
         state["model.shared.weight"] = (source or target).weight
-    table_TD = sinusoids(POSITIONS, trained.config.model.width, torch.float32, torch.device("cpu"))
+    table_TD = sinusoids(POSITIONS, trained.shape.width, torch.float32, torch.device("cpu"))
     for stack in ("encoder", "decoder"):
         state[f"model.{stack}.embed_positions.weight"] = table_TD
     # Saving leaves out what is there twice, also where loading does not know that it is one.
