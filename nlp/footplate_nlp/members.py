@@ -48,22 +48,32 @@ def open_ensemble(
     return Ensemble(models), vocabulary, update
 
 
+def find_member(name: str, config: "Config", context: Context) -> "tuple[Config, Context]":
+    """The run called `name` and its checkpoint; where the run's own is an average, so is that one.
+
+    Raises FootplateError where there is none.
+    """
+    assert context.checkpoint is not None
+    own = RunFolder(context.checkpoint.folder.parent.parent)
+    run, _, which = name.partition("@")
+    folder = open_run(run, own.path.parent) if run else own
+    job = read_job(folder.job)
+    if not isinstance(job.config, type(config)):
+        raise FootplateError(f"a run of the task {job.task} translates nothing; name a run of translation")
+    try:
+        checkpoint = choose_checkpoint(folder, which or ("best" if config.average == 1 else "last"), job)
+    except FootplateError as error:
+        raise CheckpointError(str(error).removeprefix("--checkpoint: ")) from error
+    settings = job.config.model_copy(update={"average": config.average, "ensemble": ()})
+    return settings, replace(context, folder=folder.path, checkpoint=checkpoint)
+
+
 def _member(
     name: str, config: "Config", context: Context, restore: "Callable[[Config, Context], Restored]"
 ) -> Restored:
     """The model called `name`; where the run's own is an average, the mean of as many checkpoints up to this one."""
-    assert context.checkpoint is not None
-    own = RunFolder(context.checkpoint.folder.parent.parent)
-    run, _, which = name.partition("@")
     try:
-        folder = open_run(run, own.path.parent) if run else own
-        job = read_job(folder.job)
-        if not isinstance(job.config, type(config)):
-            raise FootplateError(f"a run of the task {job.task} translates nothing; name a run of translation")
-        checkpoint = choose_checkpoint(folder, which or ("best" if config.average == 1 else "last"), job)
-        settings = job.config.model_copy(update={"average": config.average, "ensemble": ()})
-        return restore(settings, replace(context, folder=folder.path, checkpoint=checkpoint))
+        return restore(*find_member(name, config, context))
     except FootplateError as error:
         # Of several mistakes in another run's job.yaml each has its line.
-        reason = str(error).removeprefix("--checkpoint: ")
-        raise CheckpointError(f"ensemble: {name}: {reason}") from error
+        raise CheckpointError(f"ensemble: {name}: {error}") from error
