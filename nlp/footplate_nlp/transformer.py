@@ -250,7 +250,7 @@ class Transformer(Seq2Seq):
         """sqrt(D) * embedding + position. The first id is at position `first`."""
         scaled_BTD = embedding(ids_BT) * self.width**0.5
         last = first + ids_BT.shape[1]
-        table_TD = _sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
+        table_TD = sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
         embedded_BTD: Tensor = self.dropout(scaled_BTD + table_TD[first:last])
         return embedded_BTD
 
@@ -264,7 +264,7 @@ def _embedding(vocabulary: int, width: int) -> nn.Embedding:
 
 
 @lru_cache(maxsize=16)
-def _sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """table_TD: sin(t / 10000^(2i / D)) in the first half of a row, the cosines in the second.
 
     The paper interleaves the two, which permutes the columns and nothing more. Not a buffer of the module: data
