@@ -16,11 +16,11 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from footplate.errors import ConfigError
 from footplate.section import Count, Probability, Section
 from footplate_nlp.attention import CrossAttention, SelfAttention, SourceCache
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
+from footplate_nlp.embedding import fits_vocabularies, new_embedding
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.transformer_decoding import TransformerDecoding
@@ -174,20 +174,12 @@ class Transformer(Seq2Seq):
 
     def __init__(self, config: TransformerConfig, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
-        if config.tie == "all" and source_vocabulary != target_vocabulary:
-            raise ConfigError(
-                [
-                    f"model: tie: `all` needs one vocabulary, but the source has {source_vocabulary} tokens and the "
-                    f"target {target_vocabulary}; use a joint vocabulary, or `target`."
-                ]
-            )
-        if config.copying and source_vocabulary != target_vocabulary:
-            raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."])
+        fits_vocabularies(config.tie, config.copying, source_vocabulary, target_vocabulary)
         self.width = config.width
         self.dropout = Dropout(config.dropout)
-        self.target_embedding = _embedding(target_vocabulary, config.width)
-        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, config.width)
-        self.output = None if config.tie != "none" else _embedding(target_vocabulary, config.width)
+        self.target_embedding = new_embedding(target_vocabulary, config.width)
+        self.source_embedding = None if config.tie == "all" else new_embedding(source_vocabulary, config.width)
+        self.output = None if config.tie != "none" else new_embedding(target_vocabulary, config.width)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         last = nn.LayerNorm if config.norm == "pre" else nn.Identity
@@ -237,14 +229,6 @@ class Transformer(Seq2Seq):
         table_TD = _sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
         embedded_BTD: Tensor = self.dropout(scaled_BTD + table_TD[first:last])
         return embedded_BTD
-
-
-def _embedding(vocabulary: int, width: int) -> nn.Embedding:
-    """Normal with standard deviation D^-1/2, so that scaled inputs and logits both start near 1; the pad row is 0."""
-    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-    nn.init.normal_(embedding.weight, std=width**-0.5)
-    nn.init.zeros_(embedding.weight[PAD])
-    return embedding
 
 
 @lru_cache(maxsize=16)
