@@ -17,7 +17,7 @@ from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus
-from footplate_nlp.losses import cross_entropy
+from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.metrics import Score, Scoring, score
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq

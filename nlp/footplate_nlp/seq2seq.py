@@ -44,6 +44,12 @@ class Decoded:
     gate_BT: Tensor | None = None
     """Of a model that copies: the log-odds of writing rather than copying."""
 
+    def select(self, sentences_B: Tensor) -> "Decoded":
+        """Only those sentences."""
+        attention_BTS = None if self.attention_BTS is None else self.attention_BTS[sentences_B]
+        gate_BT = None if self.gate_BT is None else self.gate_BT[sentences_B]
+        return Decoded(self.hidden_BTD[sentences_B], attention_BTS, gate_BT)
+
 
 class Decoding(Protocol):
     """A decoder in mid-sentence, with its cache: rows of hypotheses, `beam` neighbouring ones for each sentence."""
@@ -74,6 +80,9 @@ class Searchable(Protocol):
 class Seq2Seq(nn.Module, ABC):
     """A model of target given source. Ids are those of `symbols`; padding is on the right and changes nothing."""
 
+    copying: Copying | None
+    """The gate of a model that copies; each kind of model sets it."""
+
     @abstractmethod
     def encode(self, source_BS: Tensor) -> Memory:
         """Read the source (int64 ids, `PAD` where there is nothing)."""
@@ -90,9 +99,6 @@ class Seq2Seq(nn.Module, ABC):
     @abstractmethod
     def start(self, memory: Memory, beam: int) -> Decoding:
         """A decoder before its first step, with `beam` rows for each sentence of the memory."""
-
-    copying: Copying | None = None
-    """The gate of a model that copies."""
 
     def project(self, hidden_ND: Tensor) -> Tensor:
         """logits_NV (any leading axes) of hidden states."""

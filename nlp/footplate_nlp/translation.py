@@ -7,21 +7,23 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from footplate.context import Context
+from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, NonNegative, Probability, Section
-from footplate.step import Medium, Stateful, Step
+from footplate.step import Latest, Medium, Stateful, Step
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
 from footplate_nlp.corpora import Corpus, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
-from footplate_nlp.losses import TranslationLoss
+from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import open_corpus
 from footplate_nlp.transformer import TransformerConfig
@@ -29,7 +31,7 @@ from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -57,12 +59,19 @@ class Config(Section):
     """Training pairs with more tokens on a side, the end of sentence included, are left out; how many is reported."""
     label_smoothing: Probability = 0.1
     """The share of the target distribution that is spread evenly over the vocabulary."""
+    scheduled_sampling: ScheduledSampling | None = None
+    """Feeding the decoder with its own predictions now and then; null is teacher forcing throughout."""
+    word_dropout: WordDropout = WordDropout()
+    """Input tokens made unknown in training."""
     coverage_loss: NonNegative = 0.0
     """The weight of the penalty for looking again where one has looked (See et al. 2017, eq. 13; there 1)."""
     evaluate: Evaluation
     """When and how to validate."""
     plateau_metric: Literal["loss", "bleu", "chrf", "exact_match"] = "loss"
     """What a plateau schedule watches, of `eval/...`; it also says which value is the better one."""
+    ema_decay: Probability = 0.0
+    """What evaluates and translates is the exponential moving average of the weights with this decay, such as 0.999;
+    0 keeps none."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
 
@@ -115,7 +124,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
-    loss = TranslationLoss(model, config.label_smoothing, config.coverage_loss)
+    loss = TranslationLoss(
+        model,
+        config.label_smoothing,
+        coverage_weight=config.coverage_loss,
+        word_dropout=config.word_dropout,
+        scheduled_sampling=config.scheduled_sampling,
+    )
     schedule = config.schedule
     if isinstance(schedule, Plateau):
         schedule = schedule.model_copy(update={"better": config.plateau_better})
@@ -123,16 +138,26 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     order = BatchOrder(
         pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
     )
-    context.restore(model=model, update=update, order=order)
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}
+    average = ExponentialAverage(model, config.ema_decay) if config.ema_decay else None
+    if average is not None:
+        state["ema"] = average.model
+    context.restore(**state)
     _say_what_is_trained_on(order, vocabulary, model, context)
     batches = order.updates()
     while update.number < config.updates:
         batch = next(batches)
+        if config.scheduled_sampling is not None:
+            loss.true_share = config.scheduled_sampling.share(update.number + 1)
         metrics = update(batch.microbatches)
+        if average is not None:
+            average.update(update.number)
+        if config.scheduled_sampling is not None:
+            metrics["train/true_share"] = Latest(loss.true_share)
         media: dict[str, Medium] = {}
         if config.evaluate.due(update.number) or update.number == config.updates:
-            found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update.number)
+            best = model if average is None else average.model
+            found = yield from evaluate_model(best, vocabulary, held, config.evaluate, context, update.number)
             update.observe(found.metrics[f"eval/{config.plateau_metric}"])
             metrics |= found.metrics
             media["samples"] = found.samples
@@ -158,10 +183,11 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     model = _new_model(config, vocabulary, context)
+    part = "ema" if config.ema_decay else "model"
     if config.average == 1:
-        context.restore(model=model)
+        context.restore(**{part: model})
     else:
-        model.load_state_dict(average_checkpoints(latest_checkpoints(context.checkpoint, config.average)))
+        model.load_state_dict(average_checkpoints(latest_checkpoints(context.checkpoint, config.average), part))
     return model.eval(), vocabulary, context.checkpoint.update
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from footplate_nlp import losses
+from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch, to_batch
-from footplate_nlp.losses import TranslationLoss, smoothed_cross_entropy
+from footplate_nlp.cross_entropy import smoothed_cross_entropy
+from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.model import build_model
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Pairs, Sentences
@@ -64,7 +65,7 @@ def test_the_smoothed_sum_by_hand() -> None:
 def test_value_and_gradients_are_those_of_torch_however_few_rows_are_made_at_a_time(
     label_smoothing: float, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", 33 * 16)
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 33 * 16)
     generator = torch.Generator().manual_seed(1)
     hidden_ND = (5 * torch.randn(count, 7, generator=generator, dtype=torch.float64)).requires_grad_()
     output_VD = torch.randn(33, 7, generator=generator, dtype=torch.float64).requires_grad_()
