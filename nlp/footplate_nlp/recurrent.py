@@ -143,7 +143,7 @@ class Recurrent(Seq2Seq):
         kept_TBI = self.dropout(torch.ones_like(x_TBI))
         fed = list(x_TBI * kept_TBI)
         first = self.decoder.layers[0]
-        projected_TBG = first.project(torch.stack(fed)) if choose is None else None
+        projected = first.project(torch.stack(fed)).unbind(0) if choose is None else None
         hidden: list[Tensor] = []
         looked: list[Tensor | None] = []
         for position, kept in enumerate(self.decoder.draw(*x_TBI.shape[:2])):
@@ -152,7 +152,7 @@ class Recurrent(Seq2Seq):
                     last = self._decoded(memory, fed[position - 1][:, None], hidden[-1][:, None], looked[-1])
                     logits_BV = self.logits(memory, last)[:, 0]
                 fed[position] = self.embed(choose(position, logits_BV)) * kept_TBI[position]
-            projected_BG = first.project(fed[position]) if projected_TBG is None else projected_TBG[position]
+            projected_BG = first.project(fed[position]) if projected is None else projected[position]
             hidden_BD, weights_BS, state = self.decoder.step(fed[position], projected_BG, state, source, kept)
             hidden.append(hidden_BD)
             looked.append(None if weights_BS is None else weights_BS[:, None])

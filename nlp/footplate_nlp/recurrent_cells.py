@@ -138,7 +138,7 @@ class Recurrence(nn.Module):
 
     def _loop(self, x_TNI: Tensor, state: State) -> Iterator[State]:
         kept = self.draw(len(x_TNI), len(state[0]))
-        for projected_NG, kept_NH in zip(self.project(x_TNI), kept, strict=True):
+        for projected_NG, kept_NH in zip(self.project(x_TNI).unbind(0), kept, strict=True):
             state = self.step(projected_NG, state, kept_NH)
             yield state
 
