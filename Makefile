@@ -40,6 +40,7 @@ benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes doc
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/training_profile.py
+	$(BIN)/python benchmarks/switch_costs.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/pong_speed.py
 	$(BIN)/python benchmarks/paac_profile.py
