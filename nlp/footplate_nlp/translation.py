@@ -23,6 +23,7 @@ from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.tokenised import open_corpus
@@ -86,6 +87,11 @@ class Config(Section):
             raise ValueError(
                 "model.copying: a source token is copied by its id, but vocabulary.joint is false; "
                 "set vocabulary.joint to true, or leave copying out"
+            )
+        if self.coverage_loss and isinstance(self.model, RecurrentConfig) and self.model.attention.kind == "none":
+            raise ValueError(
+                "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
+                "choose another, or leave this out"
             )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(

@@ -349,9 +349,8 @@ def test_the_forget_gate_starts_open_and_recurrent_matrices_orthogonal() -> None
     assert (layer.input_bias + layer.recurrent_bias).tolist() == [0.0] * 5 + [1.5] * 5 + [0.0] * 10
     for gate_HH in layer.recurrent_matrix.split(5):  # type: ignore[no-untyped-call]
         torch.testing.assert_close(gate_HH @ gate_HH.T, torch.eye(5))
-    assert not torch.allclose(
-        *(m @ m.T for m in (torch.eye(5), Recurrence(Gru(), 4, 5, "xavier").recurrent_matrix[:5]))
-    )
+    other_HH = Recurrence(Gru(), 4, 5, "xavier").recurrent_matrix[:5]
+    assert not torch.allclose(other_HH @ other_HH.T, torch.eye(5))
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant["attention"] != NO_ATTENTION])
@@ -385,11 +384,11 @@ def test_lower_precision_is_close(variant: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("attention", [NO_ATTENTION, ADDITIVE, MULTIPLICATIVE | {"input_feeding": True}])
 def test_it_learns_one_batch_by_heart(attention: dict[str, object]) -> None:
-    model: Seq2Seq = small(attention=attention, width=24, embedding_width=24).float()
+    model: Seq2Seq = small(attention=attention, width=16, embedding_width=16).float()
     loss = TranslationLoss(model)
     batch = Batch(SOURCE_BS, INPUT_BT, torch.tensor([[5, 9, 4, EOS], [7, EOS, PAD, PAD]]))
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(40):
         optimizer.zero_grad()
         terms = loss(batch)
         (terms.total / terms.count).backward()
