@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from footplate.section import Section
 
@@ -41,6 +42,9 @@ class Multiplicative(Section):
     input_feeding: bool = True
     """Whether a position is fed with what the one before has made of its attention. Costs the fused kernels."""
 
+
+MIXED_AT_ONCE = 1 << 22
+"""How many numbers additive attention mixes at a time: 16 MB."""
 
 AttentionConfig = Annotated[NoAttention | Additive | Multiplicative, Field(discriminator="kind")]
 
@@ -96,7 +100,19 @@ class Attention(nn.Module):
             if self.coverage_D is not None and coverage_BTS is not None:
                 scores_BTS = scores_BTS + (query_BTD @ self.coverage_D)[..., None] * coverage_BTS
             return scores_BTS
-        mixed_BTSD = self.query(query_BTD)[:, :, None] + keys_BSD[:, None]
+        asked = torch.split(self.query(query_BTD), max(1, MIXED_AT_ONCE // keys_BSD.numel()), 1)
+        found, first = [], 0
+        for asked_BTD in asked:
+            covered_BTS = None if coverage_BTS is None else coverage_BTS[:, first : first + asked_BTD.shape[1]]
+            inputs = asked_BTD, keys_BSD, covered_BTS
+            found.append(checkpoint(self._additive, *inputs, use_reentrant=False, preserve_rng_state=False))
+            first += asked_BTD.shape[1]
+        return torch.cat(found, 1)
+
+    def _additive(self, asked_BTD: Tensor, keys_BSD: Tensor, coverage_BTS: Tensor | None) -> Tensor:
+        """scores_BTS of some queries. What is mixed is B T S D numbers: made again for the gradient, never kept."""
+        assert self.score_D is not None
+        mixed_BTSD = asked_BTD[:, :, None] + keys_BSD[:, None]
         if self.coverage_D is not None and coverage_BTS is not None:
             mixed_BTSD = mixed_BTSD + coverage_BTS[..., None] * self.coverage_D
         return torch.matmul(mixed_BTSD.tanh(), self.score_D)

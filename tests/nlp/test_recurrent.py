@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from footplate.errors import ConfigError
+from footplate.job import load_job
+from footplate_nlp import recurrent_attention
 from footplate_nlp.batches import Batch
 from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.model import Seq2Seq, build_model
@@ -396,6 +398,18 @@ def test_it_learns_one_batch_by_heart(attention: dict[str, object]) -> None:
     assert (terms.total / terms.count).item() < 0.05
 
 
+@pytest.mark.parametrize("coverage", [False, True])
+def test_additive_attention_in_pieces_is_additive_attention(coverage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(attention=ADDITIVE | {"coverage": coverage})
+    found = []
+    for numbers in (1 << 22, 1, 2 * SOURCE_BS.numel() * 6):
+        monkeypatch.setattr(recurrent_attention, "MIXED_AT_ONCE", numbers)
+        loss = summed_loss(model, SOURCE_BS, INPUT_BT)
+        found.append((loss, torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -440,3 +454,31 @@ def test_two_vocabularies_cannot_share(changes: dict[str, object], message: str)
     with pytest.raises(ConfigError) as refused:
         build_model(RecurrentConfig.model_validate(changes), 10, 12)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "coverage_loss=1",
+            "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
+            "choose another, or leave this out",
+        ),
+        (
+            "model.cell={kind: gru, peepholes: true}",
+            "model.cell.peepholes: kind gru has no such key (lstm would); remove it",
+        ),
+        (
+            "model.cell={kind: rnn, recurrent_dropout: 0.1}",
+            "model.cell.recurrent_dropout: kind rnn has no such key (gru, lstm would); remove it",
+        ),
+        (
+            "model.attention.coverage=true",
+            "model.attention.coverage: kind none has no such key (additive, multiplicative would); remove it",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_job("scan-lstm-plain", [override])
+    assert str(refused.value) == f"command line: {message}"
