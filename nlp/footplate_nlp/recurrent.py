@@ -12,12 +12,13 @@ from typing import Literal, Protocol, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from footplate.section import Count, Probability, Section
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.embedding import fits_vocabularies, new_embedding
+from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
+from footplate_nlp.recomputing import run_layer
 from footplate_nlp.recurrent_attention import AttentionConfig, Multiplicative, NoAttention, Source
 from footplate_nlp.recurrent_cells import Cell, Initialiser, Lstm, State
 from footplate_nlp.recurrent_decoder import Decoder, DecoderState
@@ -71,10 +72,12 @@ class RecurrentConfig(Section):
     """On embeddings and on what each layer hands up, never on what it hands on to the next position."""
     recurrent_initialiser: Initialiser = "orthogonal"
     """How the recurrent matrix of each gate starts."""
-    tie: Literal["none", "target", "all"] = "none"
+    tie: Tie = "none"
     """`target`: one matrix embeds the target and makes the output; `all`: the source too, with a joint vocabulary."""
     copying: bool = False
     """Whether source tokens may be copied, by the attention to them (See et al. 2017, eq. 8, 9)."""
+    recompute: bool = False
+    """Run each layer, or each position of a loop, again in the backward pass instead of keeping what was inside."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -107,12 +110,12 @@ class Recurrent(Seq2Seq):
 
     def __init__(self, config: RecurrentConfig, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
-        fits_vocabularies(config.tie, config.copying, source_vocabulary, target_vocabulary)
+        refuse_two_vocabularies(source_vocabulary, target_vocabulary, tie=config.tie, copying=config.copying)
         width = config.embedding_width
         self.dropout = Dropout(config.dropout)
-        self.target_embedding = new_embedding(target_vocabulary, width)
-        self.source_embedding = None if config.tie == "all" else new_embedding(source_vocabulary, width)
-        self.output = None if config.tie != "none" else new_embedding(target_vocabulary, config.width)
+        self.target_embedding = _embedding(target_vocabulary, width)
+        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, width)
+        self.output = None if config.tie != "none" else _embedding(target_vocabulary, config.width)
         self.encoder = Encoder(config)
         self.bridge = Bridge(config)
         self.decoder = Decoder(config)
@@ -153,7 +156,8 @@ class Recurrent(Seq2Seq):
                     logits_BV = self.logits(memory, last)[:, 0]
                 fed[position] = self.embed(choose(position, logits_BV)) * kept_TBI[position]
             projected_BG = first.project(fed[position]) if projected is None else projected[position]
-            hidden_BD, weights_BS, state = self.decoder.step(fed[position], projected_BG, state, source, kept)
+            inputs = fed[position], projected_BG, state, source, kept
+            hidden_BD, weights_BS, state = run_layer(self.decoder.step, *inputs, recompute=self.decoder.recompute)
             hidden.append(hidden_BD)
             looked.append(None if weights_BS is None else weights_BS[:, None])
         attention_BTS = torch.cat([each for each in looked if each is not None], 1) if source else None
@@ -185,3 +189,11 @@ class Recurrent(Seq2Seq):
 
     def start(self, memory: Memory, beam: int) -> RecurrentDecoding:
         return RecurrentDecoding(self, memory, beam)
+
+
+def _embedding(vocabulary: int, width: int) -> nn.Embedding:
+    """Normal with standard deviation I^-1/2, so that scaled inputs and logits both start near 1; the pad row is 0."""
+    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    nn.init.zeros_(embedding.weight[PAD])
+    return embedding

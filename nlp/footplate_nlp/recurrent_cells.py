@@ -187,6 +187,22 @@ class Recurrence(nn.Module):
         return torch.addmm(projected_NG, h_NH, self.recurrent_matrix.t())
 
 
+class Maps(nn.Linear):
+    """Several linear maps of the same input side by side, each drawn as a matrix of its own."""
+
+    def __init__(self, input_width: int, width: int, count: int, bias: bool = True) -> None:
+        super().__init__(input_width, count * width, bias)
+        self.count = count
+        self.draw_weights(nn.init.xavier_uniform_)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
+        """Draw each map."""
+        for weight in self.weight.data.chunk(self.count):
+            draw(weight)
+
+
 def masks(dropout: Dropout, ones_TNH: Tensor) -> Sequence[Tensor | None]:
     """What a dropout multiplies with at each position; None where it does nothing."""
     if not (dropout.training and dropout.probability):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from footplate_nlp.dropout import Dropout
+from footplate_nlp.recomputing import run_layer
 from footplate_nlp.recurrent_attention import Attention, NoAttention, Source
-from footplate_nlp.recurrent_cells import Recurrence, State, join, masks
+from footplate_nlp.recurrent_cells import Maps, Recurrence, State, join, masks
 
 if TYPE_CHECKING:
     from footplate_nlp.recurrent import RecurrentConfig
@@ -58,14 +59,13 @@ class Decoder(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
         self.residual = config.residual
+        self.recompute = config.recompute
         self.attention, self.feed = None, None
         if not isinstance(config.attention, NoAttention):
             self.attention = Attention(config.attention, config.width, config.width)
             if config.attention.input_feeding:
-                gates = len(self.layers[0].recurrent_matrix)
-                self.feed = nn.Linear(config.width, gates, bias=False)
-                for gate in torch.split(self.feed.weight.data, config.width):
-                    nn.init.xavier_uniform_(gate)
+                gates = len(self.layers[0].recurrent_matrix) // config.width
+                self.feed = Maps(config.width, config.width, gates, bias=False)
 
     @property
     def layers(self) -> list[Recurrence]:
@@ -86,7 +86,8 @@ class Decoder(nn.Module):
         """(hidden_BTD, attention_BTS) of all positions, layer by layer: nothing is fed back."""
         inputs = [x_TBI]
         for layer, start in zip(self.layers, state.layers, strict=True):
-            inputs.append(join(self.residual, inputs, self.dropout(layer(inputs[-1], start))))
+            output_TBD = run_layer(layer, inputs[-1], start, recompute=self.recompute)
+            inputs.append(join(self.residual, inputs, self.dropout(output_TBD)))
         query_BTD = inputs[-1].transpose(0, 1)
         if self.attention is None or source is None:
             return query_BTD, None

@@ -5,13 +5,14 @@ Padding is on the right: no position reads what is behind it, and the backward d
 within its own length, so the fused kernels need no packing.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.recurrent_cells import Lstm, Recurrence, State, join, last
+from footplate_nlp.recomputing import run_layer
+from footplate_nlp.recurrent_cells import Lstm, Maps, Recurrence, State, join, last
 
 if TYPE_CHECKING:
     from footplate_nlp.recurrent import RecurrentConfig
@@ -54,6 +55,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config, width) for width in widths)
         self.dropout = Dropout(config.dropout)
         self.residual = config.residual
+        self.recompute = config.recompute
         self.reversed = config.reversed_source
 
     def forward(self, x_BSI: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
@@ -64,7 +66,7 @@ class Encoder(nn.Module):
         source_SB = turn(length_B - 1, len(x_SBI))
         inputs, ends = [reorder(x_SBI, source_SB) if self.reversed else x_SBI], []
         for layer in self.layers:
-            output_SBD, end = layer(inputs[-1], length_B, turned_SB)
+            output_SBD, end = run_layer(layer, inputs[-1], length_B, turned_SB, recompute=self.recompute)
             inputs.append(join(self.residual, inputs, self.dropout(output_SBD)))
             ends.append(end)
         states_SBD = reorder(inputs[-1], source_SB) if self.reversed else inputs[-1]
@@ -85,11 +87,7 @@ class Bridge(nn.Module):
         ]
         self.states = 2 if isinstance(config.cell, Lstm) else 1
         count = 0 if config.bridge == "copy" else config.decoder_layers
-        self.linears = nn.ModuleList(nn.Linear(config.width, self.states * config.width) for _ in range(count))
-        for linear in cast("list[nn.Linear]", list(self.linears)):
-            for part in torch.split(linear.weight.data, config.width):
-                nn.init.xavier_uniform_(part)
-            nn.init.zeros_(linear.bias)
+        self.linears = nn.ModuleList(Maps(config.width, config.width, self.states) for _ in range(count))
 
     def forward(self, ends: list[State]) -> list[State]:
         """The state in which each decoder layer starts."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from footplate.errors import ConfigError
+from footplate.initialisers import Orthogonal, initialise
 from footplate.job import load_job
 from footplate_nlp import recurrent_attention
 from footplate_nlp.batches import Batch
@@ -353,6 +354,18 @@ def test_the_forget_gate_starts_open_and_recurrent_matrices_orthogonal() -> None
         torch.testing.assert_close(gate_HH @ gate_HH.T, torch.eye(5))
     other_HH = Recurrence(Gru(), 4, 5, "xavier").recurrent_matrix[:5]
     assert not torch.allclose(other_HH @ other_HH.T, torch.eye(5))
+
+
+def test_the_recipe_s_initialiser_draws_each_gate_and_each_map_and_leaves_the_rest() -> None:
+    model, plain = (small(attention=ADDITIVE | {"coverage": True, "input_feeding": True}) for _ in range(2))
+    initialise(model, Orthogonal())
+    before = plain.state_dict()
+    for name, tensor in model.state_dict().items():
+        stays = "embedding" in name or name.endswith("_D") or "bias_" in name or name == "output.weight"
+        assert torch.equal(tensor, before[name]) == stays, name
+        if name == "decoder.feed.weight" or ("bridge" in name and tensor.ndim == 2):
+            for block in tensor.chunk(len(tensor) // 6):
+                torch.testing.assert_close(block @ block.T, torch.eye(6, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant["attention"] != NO_ATTENTION])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from footplate_nlp.beam import BeamConfig, Gnmt
+from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.hypothesis import Hypothesis
 from footplate_nlp.model import ModelConfig, Seq2Seq, build_model
 from footplate_nlp.recurrent import RecurrentConfig
@@ -23,16 +24,19 @@ def tokens_of(found: list[list[Hypothesis]]) -> list[list[tuple[int, ...]]]:
     return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
 
 
-MODELS: dict[str, ModelConfig] = {
-    "transformer": TransformerConfig(encoder_layers=2, decoder_layers=2, width=16, feed_forward_width=32, heads=2),
-    "recurrent": RecurrentConfig(width=16, embedding_width=16, tie="all"),
-}
+SMALL_TRANSFORMER = TransformerConfig(encoder_layers=2, decoder_layers=2, width=16, feed_forward_width=32, heads=2)
+EVERY_MODEL = [
+    pytest.param(SMALL_TRANSFORMER, id="transformer"),
+    pytest.param(
+        ConvolutionalConfig(encoder_layers=2, decoder_layers=2, width=16, embedding_width=16), id="convolutional"
+    ),
+    pytest.param(RecurrentConfig(width=16, embedding_width=16, tie="all"), id="recurrent"),
+]
 
 
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> Seq2Seq:
+def small(config: ModelConfig = SMALL_TRANSFORMER, vocabulary: int = 24) -> Seq2Seq:
     torch.manual_seed(5)
-    return build_model(MODELS[request.param], 24, 24).eval()
+    return build_model(config, vocabulary, vocabulary).eval()
 
 
 def many_sources(count: int, vocabulary: int = 24) -> Tensor:
@@ -53,11 +57,11 @@ EVERY_KIND = [
 ]
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_an_output_does_not_depend_on_its_neighbours(model: Seq2Seq, config: SearchConfig) -> None:
-    model = model.double()
-    source_BS = many_sources(64)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(2)).tolist()
+def test_an_output_does_not_depend_on_its_neighbours(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(32)
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(2)).tolist()
     together = search(model, source_BS[order], config, seed=3, keys=order)
     for row, found in zip(order, together, strict=True):
         length = int((source_BS[row] != PAD).sum())
@@ -66,8 +70,8 @@ def test_an_output_does_not_depend_on_its_neighbours(model: Seq2Seq, config: Sea
         assert [each.score for each in alone] == pytest.approx([each.score for each in found], rel=1e-10)
 
 
-def test_in_single_precision_neighbours_move_no_more_than_last_bits(model: Seq2Seq) -> None:
-    source_BS = many_sources(64)
+def test_in_single_precision_neighbours_move_no_more_than_last_bits() -> None:
+    model, source_BS = small(), many_sources(64)
     config = BeamConfig(size=4)
     together = search(model, source_BS, config)
     for row in range(64):
@@ -78,10 +82,10 @@ def test_in_single_precision_neighbours_move_no_more_than_last_bits(model: Seq2S
             assert alone[0].score == pytest.approx(together[row][0].score, abs=1e-4)
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_teacher_forcing_gives_the_reported_log_probability(model: Seq2Seq, config: SearchConfig) -> None:
-    model = model.double()
-    source_BS = many_sources(20)
+def test_teacher_forcing_gives_the_reported_log_probability(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(20)
     for row, hypotheses in enumerate(search(model, source_BS, config)):
         for hypothesis in hypotheses:
             input_BT = torch.tensor([[BOS, *hypothesis.tokens]])
@@ -117,24 +121,23 @@ class UncachedDecoding:
         self.source_NS, self.history_NT = self.source_NS[rows_N], self.history_NT[rows_N]
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_with_the_cache_or_without_it_is_the_same(model: Seq2Seq, config: SearchConfig) -> None:
-    model = model.double()
-    source_BS = many_sources(12)
+def test_with_the_cache_or_without_it_is_the_same(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(12)
     assert tokens_of(search(model, source_BS, config)) == tokens_of(search(Uncached(model), source_BS, config))
 
 
-def test_a_model_in_training_is_searched_without_dropout_and_left_in_training(model: Seq2Seq) -> None:
-    source_BS = many_sources(5)
+def test_a_model_in_training_is_searched_without_dropout_and_left_in_training() -> None:
+    model, source_BS = small(), many_sources(5)
     evaluated = search(model, source_BS, GreedyConfig())
     model.train()
     assert search(model, source_BS, GreedyConfig()) == evaluated
-    assert model.training
-    assert all(module.training for module in model.modules())
+    assert all(part.training for part in model.modules())
 
 
-def test_half_precision_is_summed_in_single(model: Seq2Seq) -> None:
-    source_BS = many_sources(6)
+def test_half_precision_is_summed_in_single() -> None:
+    model, source_BS = small(), many_sources(6)
     exact = search(model, source_BS, BeamConfig(n_best=5, stop="all"))
     with torch.autocast("cpu", torch.bfloat16):
         half = search(model, source_BS, BeamConfig(n_best=5, stop="all"))
@@ -145,5 +148,5 @@ def test_half_precision_is_summed_in_single(model: Seq2Seq) -> None:
 
 
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_an_empty_batch_gives_an_empty_answer(model: Seq2Seq, config: SearchConfig) -> None:
-    assert search(model, torch.zeros(0, 3, dtype=torch.long), config) == []
+def test_an_empty_batch_gives_an_empty_answer(config: SearchConfig) -> None:
+    assert search(small(), torch.zeros(0, 3, dtype=torch.long), config) == []
