@@ -14,7 +14,7 @@ from footplate.update import LossTerms
 from footplate_nlp.batches import Batch
 from footplate_nlp.copying import coverage_loss
 from footplate_nlp.cross_entropy import cross_entropy
-from footplate_nlp.scheduled_sampling import ScheduledSampling, mixed_input
+from footplate_nlp.scheduled_sampling import ScheduledSampling, decode_mixed
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
@@ -81,7 +81,7 @@ class TranslationLoss(nn.Module):
         if sampling is None or self.true_share == 1:
             return self.model.decode(memory, input_BT, attention=look)
         true_BT = torch.rand(input_BT.shape, device=input_BT.device) < self.true_share
-        return self.model.decode(memory, mixed_input(self.model, memory, input_BT, true_BT, sampling), attention=look)
+        return decode_mixed(self.model, memory, input_BT, true_BT, sampling, look)
 
 
 def _drop_words(ids_BT: Tensor, probability: float) -> Tensor:

@@ -112,6 +112,16 @@ class Config(Section):
                 "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
                 "choose another, or leave this out"
             )
+        if isinstance(self.model, RecurrentConfig):
+            if self.scheduled_sampling is not None and self.scheduled_sampling.passes is not None:
+                raise ValueError(
+                    "scheduled_sampling.passes: a recurrent decoder predicts as it goes, in one pass; leave it out"
+                )
+            if self.initialiser is not None and "recurrent_initialiser" in self.model.model_fields_set:
+                raise ValueError(
+                    "model.recurrent_initialiser: the recipe's initialiser draws the recurrent matrices too; "
+                    "leave one of them out"
+                )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(
                 f"plateau_metric: {self.plateau_metric} is watched by a plateau, and schedule.kind is "

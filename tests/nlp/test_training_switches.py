@@ -28,6 +28,16 @@ TINY = [
 ]
 MODELS = {
     "transformer": ["model.width=16", "model.feed_forward_width=16", "model.dropout=0.1"],
+    "recurrent": ["model.kind=recurrent", "model.width=16", "model.embedding_width=16", "model.dropout=0.1"],
+    "recurrent, fed": [
+        "model.kind=recurrent",
+        "model.width=16",
+        "model.embedding_width=16",
+        "model.cell.kind=gru",
+        "model.attention.kind=additive",
+        "model.attention.input_feeding=true",
+        "model.attention.coverage=true",
+    ],
     "convolutional": ["model.kind=convolutional", "model.width=12", "model.embedding_width=16", "model.dropout=0.1"],
 }
 SWITCHES = {
