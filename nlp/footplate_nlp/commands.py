@@ -37,6 +37,7 @@ def translate(
     temperature: Annotated[float | None, typer.Option(help="below 1 samples the probable more often")] = None,
     top_p: Annotated[float | None, typer.Option(help="sample from the smallest set with this probability")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample from so many of the most probable tokens")] = None,
+    tag: Annotated[str | None, typer.Option(help="the tag that the run was trained with, such as a language")] = None,
     stop: Annotated[str | None, typer.Option(help="when a beam is done: first, k_finished, all, optimal")] = None,
     minimum_length: Annotated[int | None, typer.Option(help="at least so many tokens")] = None,
     no_repeat_ngram: Annotated[int | None, typer.Option(help="write no so many tokens in a row twice")] = None,
@@ -93,7 +94,7 @@ def translate(
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
-        _translate_all(open_translator(config, context), config.evaluate.prefix, prefixes, n_best, attention)
+        _translate_all(open_translator(config, context, tag), config.evaluate.prefix, prefixes, n_best, attention)
 
 
 def _translate_all(

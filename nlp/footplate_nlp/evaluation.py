@@ -17,7 +17,7 @@ from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import Batch, batches_by_width, to_batch
-from footplate_nlp.corpora import Corpus, ParallelCorpus
+from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import encode_prefix
@@ -26,7 +26,7 @@ from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
-from footplate_nlp.tokenised import Ints, Pairs, tokenise
+from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
 
@@ -40,7 +40,7 @@ class Evaluation(Every):
     prefix: str = ""
     """What each translation is forced to begin with, such as a language's tag; see docs/search.md."""
     sentences: Count | None = None
-    """Only the first so many pairs; null takes all."""
+    """Only the first so many pairs, of each corpus where there are several; null takes all."""
     samples: WholeNumber = 3
     """How many translations to show beside their references; others each time."""
     batch_tokens: Count = 4096
@@ -61,6 +61,8 @@ class Held:
 
     texts: list[tuple[str, str]]
     pairs: Pairs
+    corpora: dict[str, range]
+    """Which rows are whose, where the corpus is made of several."""
     language: MosesLanguage | None
     """The target's, where it is known."""
 
@@ -79,20 +81,31 @@ class Evaluated:
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
     """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
-    texts = read_texts(corpus, config)
-    return Held(texts, tokenise(texts, vocabulary), target_language(corpus, config.scoring))
+    texts: list[tuple[str, str]] = []
+    pairs: list[Pairs] = []
+    corpora: dict[str, range] = {}
+    for member in members(corpus):
+        these = list(islice(member.corpus.pairs(config.split), config.sentences))
+        if member.name is not None:
+            corpora[member.name] = range(len(texts), len(texts) + len(these))
+        texts += these
+        pairs.append(tokenise(these, vocabulary, member.tag))
+    sources, targets = [part.source for part in pairs], [part.target for part in pairs]
+    joined = Pairs(Sentences.joined(sources), Sentences.joined(targets))
+    return Held(texts, joined, corpora, target_language(corpus, config.scoring))
 
 
 def read_texts(corpus: Corpus, config: Evaluation) -> list[tuple[str, str]]:
     """The pairs that an evaluation asks for."""
-    return list(islice(corpus.pairs(config.split), config.sentences))
+    return [pair for member in members(corpus) for pair in islice(member.corpus.pairs(config.split), config.sentences)]
 
 
 def target_language(corpus: Corpus, scoring: Scoring) -> MosesLanguage | None:
-    """What `scoring.language` says, or else the end of `corpus.target` where Moses knows such a language."""
-    if scoring.language is not None or not isinstance(corpus, ParallelCorpus):
+    """What `scoring.language` says, or else the end of every corpus's `target` where Moses knows such a language."""
+    if scoring.language is not None:
         return scoring.language
-    end = corpus.target.rpartition(".")[2]
+    ends = {getattr(member.corpus, "target", "").rpartition(".")[2] for member in members(corpus)}
+    end = ends.pop() if len(ends) == 1 else ""
     return cast(MosesLanguage, end) if end in get_args(MosesLanguage) else None
 
 
@@ -124,6 +137,10 @@ def evaluate(
     scores = {"loss": losses} | score(texts, [target for _, target in held.texts], config.scoring, held.language)
     metrics = {"eval/loss": losses.value, "eval/perplexity": math.exp(min(losses.value, 700.0))}
     metrics |= {f"eval/{name}": each.value for name, each in scores.items()}
+    for corpus, rows_of_it in held.corpora.items():
+        references = [held.texts[row][1] for row in rows_of_it]
+        of_it = score([texts[row] for row in rows_of_it], references, config.scoring, held.language)
+        metrics |= {f"eval/{corpus}/{name}": each.value for name, each in of_it.items()}
     return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 

@@ -12,6 +12,7 @@ from footplate.context import Context
 from footplate.ema import ExponentialAverage
 from footplate.errors import CheckpointError, FootplateError
 from footplate.folder import relative
+from footplate.initialisers import Initialiser, initialise
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
@@ -22,7 +23,7 @@ from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
 from footplate_nlp.bootstrap import paired_bootstrap
-from footplate_nlp.corpora import Corpus, text_fingerprint
+from footplate_nlp.corpora import Corpus, Folder, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
@@ -31,10 +32,12 @@ from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.report import Report, comparison_table, keep, length_table, require_same_texts, worst_table
 from footplate_nlp.scheduled_sampling import ScheduledSampling
+from footplate_nlp.segmentation import Segmenter
 from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.tokenised import open_corpus, tokenise
+from footplate_nlp.tokenised import tokenise
+from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.transformer import TransformerConfig
-from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
+from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
@@ -50,10 +53,14 @@ class Config(Section):
     """How many optimizer updates the run makes."""
     corpus: Corpus
     """Where the sentence pairs come from."""
-    vocabulary: VocabularyConfig = Subwords()
+    vocabulary: VocabularyConfig = Bpe()
     """What text is cut into; learned from the training pairs."""
+    prepared: Folder | None = None
+    """A folder that `footplate data prepare` made: vocabulary and tokens are taken from it; null makes them."""
     model: ModelConfig = TransformerConfig()
     """The network."""
+    initialiser: Initialiser | None = None
+    """How the weights begin, embeddings and norms apart; null is as the model's paper has it."""
     optimizer: Optimizer = Adam(betas=(0.9, 0.98))
     """What makes a step of a gradient."""
     schedule: Schedule = InverseSqrt()
@@ -140,7 +147,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     text = text_fingerprint(config.corpus)
-    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
+    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text, config.prepared)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
     loss = TranslationLoss(
@@ -155,7 +162,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         schedule = schedule.model_copy(update={"better": config.plateau_better})
     update = Update(loss, config.optimizer, schedule, config.update, context, updates=config.updates)
     order = BatchOrder(
-        pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
+        pairs,
+        config.batch_tokens,
+        config.longest,
+        context,
+        accumulate=config.update.accumulate,
+        corpus=text,
+        segmenter=Segmenter(pairs, vocabulary, config.vocabulary, context) if config.vocabulary.sampled else None,
     )
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}
     average = ExponentialAverage(model, config.ema_decay) if config.ema_decay else None
@@ -251,7 +264,9 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
 
 def _new_model(config: Config, vocabulary: Vocabulary, context: Context) -> Seq2Seq:
     context.seed_torch("initialise")
-    return context.place(build_model(config.model, vocabulary.source.size, vocabulary.target.size))
+    model = build_model(config.model, vocabulary.source.size, vocabulary.target.size)
+    initialise(model, config.initialiser)
+    return context.place(model)
 
 
 def _say_what_is_trained_on(order: BatchOrder, vocabulary: Vocabulary, model: Seq2Seq, context: Context) -> None:

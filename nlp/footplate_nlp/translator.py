@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
+from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.members import open_ensemble
 from footplate_nlp.search import SearchConfig, search
@@ -42,13 +44,16 @@ class Translator:
     prefix begins the first part.
     """
 
-    def __init__(self, model: Searchable, vocabulary: Vocabulary, config: SearchConfig, context: Context) -> None:
+    def __init__(
+        self, model: Searchable, vocabulary: Vocabulary, config: SearchConfig, context: Context, tag: str | None = None
+    ) -> None:
         self.batch_tokens = 4096
         self.longest = 512
         self._model = model
         self._vocabulary = vocabulary
         self._search = config
         self._context = context
+        self._head = vocabulary.source.head(tag)
         self._parts_seen = 0
         self._lines_seen = 0
 
@@ -63,7 +68,8 @@ class Translator:
         for ids in self._vocabulary.source.encode(lines):
             count = -(-len(ids) // self.longest)
             owned.append(range(len(parts), len(parts) + count))
-            parts += [ids[index * len(ids) // count : (index + 1) * len(ids) // count] for index in range(count)]
+            cuts = [index * len(ids) // count for index in range(count)] + [len(ids)]
+            parts += [self._head + ids[begin:end] for begin, end in pairwise(cuts)]
         forced: list[list[int]] = [[] for _ in parts]
         for index, prefix in enumerate(prefixes or ()):
             if prefix and owned[index]:
@@ -116,7 +122,23 @@ def _joined(parts: list[list[Translation]]) -> list[Translation]:
     ]
 
 
-def open_translator(config: Config, context: Context) -> Translator:
-    """The translator of a checkpoint, average or ensemble, which searches as `evaluate.search` says."""
+def open_translator(config: Config, context: Context, tag: str | None = None) -> Translator:
+    """The translator of a checkpoint, average or ensemble, which searches as `evaluate.search` says.
+
+    Raises FootplateError where the run does not know the tag, or every corpus that it learned from has one and it is
+    None.
+    """
     model, vocabulary, _ = open_ensemble(config, context, restore_model)
-    return Translator(model, vocabulary, config.evaluate.search, context)
+    require_tag(tag, vocabulary, config.corpus)
+    return Translator(model, vocabulary, config.evaluate.search, context, tag)
+
+
+def require_tag(tag: str | None, vocabulary: Vocabulary, corpus: Corpus) -> None:
+    """Raise FootplateError for a tag that the vocabulary lacks, or where there is none but was one in all training."""
+    there = ", ".join(vocabulary.source.tags())
+    if tag is None and all(member.tag is not None for member in members(corpus)):
+        raise FootplateError(f"--tag: this run was trained with a tag before every sentence; give one of: {there}")
+    if tag is not None and not there:
+        raise FootplateError(f"--tag: {tag!r}, but this run was trained without tags; leave it out")
+    if tag is not None and tag not in vocabulary.source.tags():
+        raise FootplateError(f"--tag: {tag!r} is none of this run's tags; give one of: {there}")
