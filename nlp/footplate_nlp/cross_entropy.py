@@ -32,7 +32,10 @@ class Copied(NamedTuple):
 def cross_entropy(
     model: Seq2Seq, memory: Memory, decoded: Decoded, target_BT: Tensor, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """(total, nll) over the real target tokens, of any model; see `TranslationLoss`. Only the total has a gradient."""
+    """(total, nll_N) of the real target tokens, of any model; see `TranslationLoss`.
+
+    nll is -log p(gold) of each, sentence by sentence, without smoothing. Only the total, a sum, has a gradient.
+    """
     real_BT = target_BT != PAD
     copied = None
     if decoded.gate_BT is not None and decoded.attention_BTS is not None:
@@ -46,17 +49,17 @@ def cross_entropy(
 def smoothed_cross_entropy(
     hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float, copied: Copied | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(total, nll) of logits_NV = hidden output^T, summed over N in fp32 or better; only the total has a gradient.
+    """(total, nll_N) of logits_NV = hidden output^T in fp32 or better; only the total, a sum, has a gradient.
 
     With z the log of the sum of exp(logits), -log p(v) = z - logit(v): the smoothed sum needs z, the gold logit and the
     mean logit; where tokens are copied, also the logits of the source's tokens. The logits are the largest array of a
     small model, by far, so they are never there all at once: some rows of them at a time are made, scored, and turned
     into their gradient at once, which becomes the gradient of the hidden states and of the matrix.
     """
-    total, nll = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    total, nll_N = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_ND, output_VD, gold_N, label_smoothing, torch.is_grad_enabled(), *(copied or (None, None, None))
     )
-    return total, nll
+    return total, nll_N
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
@@ -77,14 +80,15 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         differentiated = (hidden_ND, output_VD, *(tensor for tensor in copied[:2] if tensor is not None))
         gradients = [torch.zeros_like(tensor) if differentiate else tensor.new_empty(0) for tensor in differentiated]
         rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
-        nll, evenly = hidden_ND.new_zeros(2, dtype=real)
+        nll_N, evenly = hidden_ND.new_empty(len(hidden_ND), dtype=real), hidden_ND.new_zeros((), dtype=real)
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden_ND), rows):
                 here = slice(first, first + rows)
                 logits_RV = F.linear(inputs_ND[here], weights_VD).to(real)
                 some = [None if each is None else each[here] for each in copied]
                 scorer = _Scorer(logits_RV, gold_N[here, None], label_smoothing, some, differentiate)
-                nll, evenly = nll + scorer.nll, evenly + scorer.evenly
+                nll_N[here] = scorer.nll_R
+                evenly += scorer.evenly
                 if differentiate:
                     gradient_RV = scorer.logits_gradient().to(low)
                     gradients[0][here] = gradient_RV @ weights_VD
@@ -92,8 +96,8 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                     for whole, gradient in zip(gradients[2:], scorer.copied_gradients(), strict=True):
                         whole[here] = gradient
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(nll)
-        return (1 - label_smoothing) * nll + label_smoothing * evenly, nll
+        ctx.mark_non_differentiable(nll_N)
+        return (1 - label_smoothing) * nll_N.sum() + label_smoothing * evenly, nll_N
 
     @staticmethod
     @once_differentiable
@@ -129,16 +133,16 @@ class _Scorer:
         self.p_RV.div_(sum_R1)
         z_R1 = sum_R1.log() + largest_R1
         if gate_R is None or attention_RS is None or self.source_RS is None:
-            self.nll, self.evenly = (z_R1 - gold_logit_R1).sum(), (z_R1 - mean_R1).sum()
+            self.nll_R, self.evenly = (z_R1 - gold_logit_R1)[:, 0], (z_R1 - mean_R1).sum()
             self.gradients = [torch.full_like(z_R1, each) for each in (1, label_smoothing - 1, -label_smoothing)]
             return
         numbers = [z_R1, gold_logit_R1, mean_R1, source_logits_RS, gate_R.to(z_R1), attention_RS.to(z_R1)]
         with torch.set_grad_enabled(differentiate):
             numbers = [number.detach().requires_grad_(differentiate) for number in numbers]
-            nll, evenly = _copying(numbers, gold_R1, self.source_RS, self.vocabulary)
-            self.nll, self.evenly = nll.detach(), evenly.detach()
+            nll_R, evenly = _copying(numbers, gold_R1, self.source_RS, self.vocabulary)
+            self.nll_R, self.evenly = nll_R.detach(), evenly.detach()
             if differentiate:
-                total = (1 - label_smoothing) * nll + label_smoothing * evenly
+                total = (1 - label_smoothing) * nll_R.sum() + label_smoothing * evenly
                 self.gradients = list(torch.autograd.grad(total, numbers))
 
     def logits_gradient(self) -> Tensor:
@@ -156,7 +160,7 @@ class _Scorer:
 
 
 def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """(nll, evenly) of `copying.mixture`, from the few numbers that matter: no array of R x V.
+    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter: no array of R x V.
 
     A token that is not in the source is written or not said at all: -log p(v) = z - logit(v) - log p_gen. Those that
     are differ from that, each once however often it stands there.
@@ -174,4 +178,4 @@ def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabula
     gold_copied_R1 = (attention_RS * (source_RS == gold_R1)).sum(-1, keepdim=True)
     more_RS = log_p(logits_RS, copied_RS) - (write_R1 + logits_RS - z_R1)
     evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS * first_RS).sum() / vocabulary
-    return -log_p(gold_logit_R1, gold_copied_R1).sum(), evenly
+    return -log_p(gold_logit_R1, gold_copied_R1)[:, 0], evenly

@@ -11,12 +11,11 @@ from typing import Literal, Self, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
-from footplate_nlp.batches import Batch, batches_by_width, to_batch
+from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
@@ -153,18 +152,10 @@ def _teacher_forced(
         if isinstance(model, Ensemble):
             nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
         else:
-            nll_B = _nll(model, batch)
+            memory = model.encode(batch.source_BS)
+            _, nll_N = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
+            nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
     return nll_B.tolist(), real_BT.sum(1).tolist()
-
-
-def _nll(model: Seq2Seq, batch: Batch) -> Tensor:
-    memory = model.encode(batch.source_BS)
-    decoded = model.decode(memory, batch.input_BT)
-    nlls = []
-    for row_1 in torch.arange(len(batch.target_BT), device=batch.target_BT.device)[:, None]:
-        _, nll = cross_entropy(model, memory.select(row_1), decoded.select(row_1), batch.target_BT[row_1], 0.0)
-        nlls.append(nll)
-    return torch.stack(nlls)
 
 
 def _translated(

@@ -65,9 +65,9 @@ class TranslationLoss(nn.Module):
         memory = self.model.encode(_drop_words(batch.source_BS, self.word_dropout.source))
         memory = replace(memory, source_BS=batch.source_BS)  # what is copied is the word itself
         decoded = self._decode(memory, _drop_words(batch.input_BT, self.word_dropout.target))
-        total, nll = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
+        total, nll_N = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
         count = real_BT.sum()
-        metrics = {"train/nll": Mean(nll, count)}
+        metrics = {"train/nll": Mean(nll_N.sum(), count)}
         if self.coverage_weight:
             assert decoded.attention_BTS is not None
             again = coverage_loss(decoded.attention_BTS)[real_BT].sum()

@@ -5,13 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from footplate_nlp.convolutional import Convolutional, ConvolutionalConfig
+from footplate_nlp.recurrent import Recurrent, RecurrentConfig
 from footplate_nlp.seq2seq import Decoding as Decoding
 from footplate_nlp.seq2seq import Memory as Memory
 from footplate_nlp.seq2seq import Searchable as Searchable
 from footplate_nlp.seq2seq import Seq2Seq as Seq2Seq
 from footplate_nlp.transformer import Transformer, TransformerConfig
 
-ModelConfig = Annotated[TransformerConfig | ConvolutionalConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[TransformerConfig | ConvolutionalConfig | RecurrentConfig, Field(discriminator="kind")]
 """A model and its sizes."""
 
 
@@ -22,4 +23,6 @@ def build_model(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
     """
     if isinstance(config, ConvolutionalConfig):
         return Convolutional(config, source_vocabulary, target_vocabulary)
+    if isinstance(config, RecurrentConfig):
+        return Recurrent(config, source_vocabulary, target_vocabulary)
     return Transformer(config, source_vocabulary, target_vocabulary)

@@ -29,6 +29,7 @@ from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.members import Member, find_member, open_ensemble
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.report import Report, comparison_table, keep, length_table, require_same_texts, worst_table
 from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.segmentation import Segmenter
@@ -103,6 +104,11 @@ class Config(Section):
             raise ValueError(
                 "model.copying: a source token is copied by its id, but vocabulary.joint is false; "
                 "set vocabulary.joint to true, or leave copying out"
+            )
+        if self.coverage_loss and isinstance(self.model, RecurrentConfig) and self.model.attention.kind == "none":
+            raise ValueError(
+                "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
+                "choose another, or leave this out"
             )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(

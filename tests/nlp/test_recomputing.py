@@ -8,17 +8,22 @@ from footplate_nlp.batches import Batch
 from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.losses import TranslationLoss
 from footplate_nlp.model import ModelConfig, Seq2Seq, build_model
+from footplate_nlp.recurrent import RecurrentConfig
+from footplate_nlp.recurrent_attention import Additive, Multiplicative
 from footplate_nlp.symbols import BOS, EOS, PAD
 from footplate_nlp.transformer import TransformerConfig
 
 TRANSFORMER = TransformerConfig(width=16, feed_forward_width=32, heads=2, encoder_layers=2, decoder_layers=2)
 CONVOLUTIONAL = ConvolutionalConfig(width=12, embedding_width=16, encoder_layers=2, decoder_layers=2)
+RECURRENT = RecurrentConfig(width=16, embedding_width=16, attention=Multiplicative(input_feeding=False))
 EVERY_MODEL = [
     pytest.param(TRANSFORMER, id="post"),
     pytest.param(TRANSFORMER.model_copy(update={"norm": "pre", "attention_dropout": 0.1}), id="pre"),
     pytest.param(TRANSFORMER.model_copy(update={"norm": "rezero", "copying": True}), id="rezero-copying"),
     pytest.param(CONVOLUTIONAL, id="convolutional"),
     pytest.param(CONVOLUTIONAL.model_copy(update={"copying": True}), id="convolutional-copying"),
+    pytest.param(RECURRENT, id="recurrent"),
+    pytest.param(RECURRENT.model_copy(update={"attention": Additive(), "copying": True}), id="recurrent-fed"),
 ]
 BATCH = Batch(
     torch.tensor([[5, 6, 7, 8, EOS], [9, 4, EOS, PAD, PAD]]),

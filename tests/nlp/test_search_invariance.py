@@ -13,6 +13,7 @@ from footplate_nlp.beam import BeamConfig, Gnmt
 from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.hypothesis import Hypothesis
 from footplate_nlp.model import ModelConfig, Seq2Seq, build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.sampling import SampleConfig
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.symbols import BOS, EOS, PAD
@@ -29,6 +30,7 @@ EVERY_MODEL = [
     pytest.param(
         ConvolutionalConfig(encoder_layers=2, decoder_layers=2, width=16, embedding_width=16), id="convolutional"
     ),
+    pytest.param(RecurrentConfig(width=16, embedding_width=16, tie="all"), id="recurrent"),
 ]
 
 
