@@ -137,9 +137,8 @@ def evaluate(
     metrics = {"eval/loss": losses.value, "eval/perplexity": math.exp(min(losses.value, 700.0))}
     metrics |= {f"eval/{name}": each.value for name, each in scores.items()}
     for corpus, rows_of_it in held.corpora.items():
-        references = [held.texts[row][1] for row in rows_of_it]
-        of_it = score([texts[row] for row in rows_of_it], references, config.scoring, held.language)
-        metrics |= {f"eval/{corpus}/{name}": each.value for name, each in of_it.items()}
+        of_it = {name: each.over(list(rows_of_it)) for name, each in scores.items() if name != "loss"}
+        metrics |= {f"eval/{corpus}/{name}": value for name, value in of_it.items()}
     return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 

@@ -34,7 +34,7 @@ class Report(Section):
     worst: WholeNumber = 5
     """How many of the sentences with the lowest chrF are shown."""
     against: Member | None = None
-    """What to compare with by paired bootstrap: RUN, RUN@UPDATE (or @best, @last), or @UPDATE of this run."""
+    """What to compare with by paired bootstrap: RUN, or RUN@UPDATE (or @best, @last), also of this run."""
     resamples: Count = 1000
     """How often the pairs are drawn anew to see whether the difference is luck."""
 

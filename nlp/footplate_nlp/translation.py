@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,7 +34,6 @@ from footplate_nlp.report import Report, comparison_table, keep, length_table, r
 from footplate_nlp.scheduled_sampling import ScheduledSampling
 from footplate_nlp.segmentation import Segmenter
 from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.tokenised import tokenise
 from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.transformer import TransformerConfig
 from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
@@ -226,7 +224,7 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
     tables = {"scores": as_table(found.scores), "lengths": length_table(held, found, report.buckets)}
     if report.against is not None and rival is not None:
         model, vocabulary, its_update = restore_model(*rival)
-        theirs = replace(held, pairs=tokenise(held.texts, vocabulary))
+        theirs = hold_out(rival[0].corpus, evaluation, vocabulary)
         other = yield from evaluate_model(model, vocabulary, theirs, evaluation, context, its_update)
         stream = numpy_stream(0, "bootstrap")  # not of this run's seed: the other one against this draws the same
         differences = paired_bootstrap(found.scores, other.scores, report.resamples, stream)
@@ -253,7 +251,9 @@ def _find_rival(name: str, config: Config, held: Held, context: Context) -> tupl
     try:
         its_config, its_context = find_member(name, config, context)
         mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, its_config))
-        if mine != its:  # where only the folder differs, the corpus may have moved since: this run's text is taken
+        if mine == its:  # its files may have moved since
+            its_config = its_config.model_copy(update={"corpus": config.corpus})
+        else:
             require_same_texts(read_texts(its_config.corpus, config.evaluate), held.texts)
     except FootplateError as error:
         raise FootplateError(f"report.against: {error}") from error

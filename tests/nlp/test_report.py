@@ -24,7 +24,7 @@ NLL = [1.0, 2.0, 8.0, 6.0, 4.0, 30.0]
 
 def evaluated() -> tuple[Held, Evaluated]:
     nothing = Pairs(Sentences.of([]), Sentences.of([]))
-    held = Held(list(zip(SOURCES, REFERENCES, strict=True)), nothing, None)
+    held = Held(list(zip(SOURCES, REFERENCES, strict=True)), nothing, {}, None)
     counts = np.array([NLL, [len(reference.split()) + 1 for reference in REFERENCES]]).T
     losses = Score(counts, lambda sums: sums[0] / sums[1])
     scores = {"loss": losses} | score(OUTPUTS, REFERENCES, Scoring(also=("ter",)))

@@ -1,5 +1,6 @@
 """Several corpora in one model, told apart by tags that no text can spell."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from footplate.checkpoint import CheckpointStore
 from footplate.cli import build_app
 from footplate.context import Context
 from footplate.errors import ConfigError, FootplateError
+from footplate.evaluation import evaluate_run
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
@@ -150,6 +152,14 @@ def trained(folder: Path, *overrides: str) -> RunFolder:
     run.job.write_text(job.to_yaml())
     launch(job, run)
     return run
+
+
+def test_a_run_that_is_compared_with_reads_its_tags_too(tmp_path: Path) -> None:
+    run = trained(tmp_path, "updates=60", "evaluate.every_updates=60")
+    evaluate_run(run, ["report.against=tagged@last"], "last")
+    tables = json.loads((run.path / "evaluations" / "valid-000060" / "scores.json").read_text())["tables"]
+    assert {row[3] for row in tables["against"][1:]} == {"+0.00"}
+    assert {row[4] for row in tables["against"][1:]} == {"+0.00 to +0.00"}
 
 
 def translate(run: RunFolder, *options: str) -> str:
