@@ -38,8 +38,10 @@ learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes docs/speed.md
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/spine.py
+	$(BIN)/python benchmarks/decoding_speed.py
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/training_profile.py
+	$(BIN)/python benchmarks/switch_costs.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/pong_speed.py
 	$(BIN)/python benchmarks/paac_profile.py

@@ -20,6 +20,7 @@ from footplate.context import Context
 from footplate.job import load_job
 from footplate.update import Update
 from footplate_rl.actor import Actor
+from footplate_rl.distributions import distribution_of
 from footplate_rl.groups import open_groups
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import build_network
@@ -49,7 +50,9 @@ def parts(overrides: list[str], repeats: int) -> dict[str, float]:
     ):
         environments = groups[0].environments
         network = build_network(config.network, environments.observation_space, environments.action_space)
-        loss = ActorCriticLoss(network, config.value_weight, config.entropy_weight)
+        loss = ActorCriticLoss(
+            network, distribution_of(environments.action_space), config.value_weight, config.entropy_weight
+        )
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=10**9)
         chance = np.random.default_rng(1)
 

@@ -1,11 +1,12 @@
 """Training a translator: target tokens a second beside JoeyNMT 2.3.0, on the same tokens, in one run.
 
-Both train the tiny Transformer of the recipe multi30k-en-de with batches of 4,096 tokens, each by the road that its
-users take: `run(job)` here, `TrainManager` there. Rounds are interleaved, and each side gets the number of threads that
-is best for it. Counted are the target tokens that carry a loss, the end of sentence included, padding not.
+Both train the tiny Transformer of the recipe multi30k-en-de, or with `--model` the LSTM of multi30k-en-de-lstm with fed
+input or without, with batches of 4,096 tokens, each by the road that its users take: `run(job)` here, `TrainManager`
+there. Rounds are interleaved, and each side gets the number of threads that is best for it. Counted are the target
+tokens that carry a loss, the end of sentence included, padding not.
 
-JoeyNMT has one `dropout` for everything. Ours is therefore measured twice: as the recipe is, and with dropout wherever
-JoeyNMT has it.
+JoeyNMT has one `dropout` for everything in a Transformer. Ours is therefore measured twice: as the recipe is, and with
+dropout wherever JoeyNMT has it.
 """
 
 import argparse
@@ -35,20 +36,28 @@ BATCH_TOKENS = 4096
 WARMUP_UPDATES = 2
 SAME_DROPOUT = ["model.attention_dropout=0.3", "model.activation_dropout=0.3"]
 FOOTPLATE, SAME, JOEYNMT = "Footplate", "Footplate, dropout as in JoeyNMT", "JoeyNMT 2.3.0"
+RECIPES = {"transformer": "multi30k-en-de", "lstm": "multi30k-en-de-lstm", "lstm-fed": "multi30k-en-de-lstm"}
+OURS: dict[str, dict[str, list[str]]] = {
+    "transformer": {FOOTPLATE: [], SAME: SAME_DROPOUT},
+    "lstm": {FOOTPLATE: ["model.attention.input_feeding=false"]},
+    "lstm-fed": {FOOTPLATE: []},
+}
+"""The overrides of each row of ours; the names are those of the peer's program."""
 
 
-def recipe(multi30k: Path, overrides: list[str]) -> Job:
-    """multi30k-en-de with one batch of 4,096 tokens an update."""
+def recipe(multi30k: Path, overrides: list[str], model: str = "transformer") -> Job:
+    """The model's recipe with one batch of 4,096 tokens an update."""
     return load_job(
-        "multi30k-en-de",
+        RECIPES[model],
         [f"corpus.folder={multi30k}", f"batch_tokens={BATCH_TOKENS}", "update.accumulate=1", *overrides],
     )
 
 
-def ours(multi30k: Path, overrides: list[str], threads: int, updates: int) -> dict[str, float]:
+def ours(multi30k: Path, overrides: list[str], model_name: str, threads: int, updates: int) -> dict[str, float]:
     """What a peer's program prints: rate, updates a second, parameters, the first loss."""
     tokens, began, first_loss = 0, 0.0, None
-    for step in run(recipe(multi30k, [f"threads={threads}", "track.every_updates=1000000", *overrides])):
+    overrides = [f"threads={threads}", "track.every_updates=1000000", *overrides]
+    for step in run(recipe(multi30k, overrides, model_name)):
         first_loss = first_loss or metric_value(step.metrics["train/loss"])
         tokens += step.work["target_tokens"]
         if step.update == WARMUP_UPDATES:
@@ -125,6 +134,7 @@ def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--multi30k", type=Path, default=MULTI30K, help="the folder with Multi30k")
+    parser.add_argument("--model", choices=RECIPES, default="transformer")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to try")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=10, help="timed updates of ours in a round; JoeyNMT makes half")
@@ -132,12 +142,14 @@ def main() -> None:
     python = python_of("joeynmt", "joeynmt==2.3.0", "importlib_metadata", "sentencepiece==0.2.0")
     found = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
-        per_update = dict.fromkeys((FOOTPLATE, SAME), write_pieces(options.multi30k, Path(name)))
+        per_update = dict.fromkeys(OURS[options.model], write_pieces(options.multi30k, Path(name)))
         counts = ["--batch-tokens", BATCH_TOKENS, "--warmup", WARMUP_UPDATES, "--updates", options.updates // 2]
+        counts += ["--model", options.model]
         for _ in range(options.rounds):
             for threads in options.threads:
-                for side, overrides in ((FOOTPLATE, []), (SAME, SAME_DROPOUT)):
-                    found[side, threads].append(ours(options.multi30k, overrides, threads, options.updates))
+                for side, overrides in OURS[options.model].items():
+                    measured = ours(options.multi30k, overrides, options.model, threads, options.updates)
+                    found[side, threads].append(measured)
                     print(side, threads, found[side, threads][-1], flush=True)
                 theirs = measure(python, PEER, name, *map(str, counts), threads=threads)
                 found[JOEYNMT, threads].append(theirs)
@@ -145,9 +157,11 @@ def main() -> None:
                 print(JOEYNMT, threads, theirs, flush=True)
     lines = table(found, per_update)
     print("\n".join(lines))
-    command = f"`python benchmarks/training_speed.py --rounds {options.rounds}`: medians of {options.rounds} rounds of "
-    command += f"{options.updates} updates (JoeyNMT {options.updates // 2}) after {WARMUP_UPDATES} more"
-    replace_block(ROOT / "docs" / "speed.md", "training", [*lines, "", f"{command}, {machine()}."])
+    chosen = "" if options.model == "transformer" else f" --model {options.model}"
+    command = f"`python benchmarks/training_speed.py{chosen} --rounds {options.rounds}`: medians of {options.rounds} "
+    command += f"rounds of {options.updates} updates (JoeyNMT {options.updates // 2}) after {WARMUP_UPDATES} more"
+    block = "training" + chosen.replace(" --model ", "-")
+    replace_block(ROOT / "docs" / "speed.md", block, [*lines, "", f"{command}, {machine()}."])
 
 
 if __name__ == "__main__":

@@ -20,13 +20,31 @@ SMOOTHING = 0.1
 NEVER = 10**9
 
 
-def configuration(text, work, batch_tokens, updates):
+def transformer():
     """The recipe multi30k-en-de in JoeyNMT's words; its `dropout` is also that of attention and of feed-forward."""
-    side = {"level": "word", "voc_file": str(text / "pieces.txt")}
     half = {"type": "transformer", "num_layers": 4, "num_heads": 4, "hidden_size": 128, "ff_size": 256, "dropout": 0.3}
     half |= {"layer_norm": "post", "embeddings": {"embedding_dim": 128, "scale": True, "dropout": 0.3}}
+    return half, half
+
+
+def recurrent(feeding):
+    """The recipe multi30k-en-de-lstm in JoeyNMT's words; an encoder's `hidden_size` is that of one direction."""
+    half = {"type": "recurrent", "rnn_type": "lstm", "num_layers": 2, "dropout": 0.3}
+    half |= {"embeddings": {"embedding_dim": 256, "scale": True, "dropout": 0.3}}
+    decoder = {"hidden_size": 256, "hidden_dropout": 0.3, "attention": "luong", "init_hidden": "bridge"}
+    return half | {"hidden_size": 128, "bidirectional": True}, half | decoder | {"input_feeding": feeding}
+
+
+MODELS = {"transformer": transformer, "lstm-fed": lambda: recurrent(True), "lstm": lambda: recurrent(False)}
+
+
+def configuration(text, work, model, batch_tokens, updates):
+    """Everything that JoeyNMT wants to be told."""
+    side = {"level": "word", "voc_file": str(text / "pieces.txt")}
+    encoder, decoder = MODELS[model]()
     embeddings = {"tied_embeddings": True, "tied_softmax": True}
-    embeddings |= {"embed_initializer": "normal", "embed_init_weight": 128**-0.5}
+    width = encoder["embeddings"]["embedding_dim"]
+    embeddings |= {"embed_initializer": "normal", "embed_init_weight": width**-0.5}
     return {
         "name": "multi30k-en-de",
         "model_dir": str(work),
@@ -40,7 +58,7 @@ def configuration(text, work, batch_tokens, updates):
             "src": {"lang": "source", **side},
             "trg": {"lang": "target", **side},
         },
-        "model": {"initializer": "xavier_uniform", **embeddings, "encoder": half, "decoder": half},
+        "model": {"initializer": "xavier_uniform", **embeddings, "encoder": encoder, "decoder": decoder},
         "training": {
             "optimizer": "adam",
             "adam_betas": [0.9, 0.98],
@@ -86,13 +104,16 @@ def main():
     """Train for `warmup + updates` updates and say how fast the later ones were."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path)
+    parser.add_argument("--model", choices=MODELS, default="transformer")
     parser.add_argument("--batch-tokens", type=int, required=True)
     parser.add_argument("--warmup", type=int, required=True, help="updates that are not timed")
     parser.add_argument("--updates", type=int, required=True)
     options = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as work:
-        settings = configuration(options.text, Path(work), options.batch_tokens, options.warmup + options.updates)
+        settings = configuration(
+            options.text, Path(work), options.model, options.batch_tokens, options.warmup + options.updates
+        )
         arguments = parse_global_args(settings, rank=0, mode="train")
         model, train, valid, _ = prepare(arguments, rank=0, mode="train")
         trainer = TrainManager(

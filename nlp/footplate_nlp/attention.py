@@ -5,6 +5,7 @@ sentence), G groups of queries that share keys.
 Source: Vaswani et al. 2017, "Attention is all you need", section 3.2: softmax(Q K^T / sqrt(E)) V for each head.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -87,7 +88,7 @@ class SelfAttention(Attention):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__(width, heads, dropout)
-        self.query_key_value = _projections(width, 3)
+        self.query_key_value = Projections(width, 3)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         query_BTD, key_BTD, value_BTD = self.query_key_value(x_BTD).chunk(3, -1)
@@ -112,8 +113,8 @@ class CrossAttention(Attention):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__(width, heads, dropout)
-        self.query = _projections(width, 1)
-        self.key_value = _projections(width, 2)
+        self.query = Projections(width, 1)
+        self.key_value = Projections(width, 2)
 
     def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask: Tensor) -> Tensor:
         key_BSD, value_BSD = self.key_value(states_BSD).chunk(2, -1)
@@ -155,13 +156,18 @@ class CrossAttention(Attention):
         return query_BHKE
 
 
-def _projections(width: int, count: int) -> nn.Linear:
+class Projections(nn.Linear):
     """`count` square projections side by side in one product, each with Xavier's bound divided by sqrt(2).
 
     It is the bound of queries, keys and values as one 3D x D matrix; fairseq's choice for all attentions.
     """
-    linear = nn.Linear(width, count * width)
-    for square in torch.split(linear.weight.data, width):
-        nn.init.xavier_uniform_(square, gain=2**-0.5)
-    nn.init.zeros_(linear.bias)
-    return linear
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, count * width)
+        self.draw_weights(lambda square: nn.init.xavier_uniform_(square, gain=2**-0.5))
+        nn.init.zeros_(self.bias)
+
+    def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
+        """Begin with what `draw` puts into each of them."""
+        for square in torch.split(self.weight.data, self.in_features):
+            draw(square)

@@ -4,7 +4,7 @@ Axes: B sentences, S source positions, T target positions.
 
 A sentence pair's *width* is the longer of its two sides, the end of sentence included: a batch of B pairs costs
 B x (its largest width) tokens, padding and all, and that never exceeds `batch_tokens`. So memory is bounded by the
-recipe, not by the luck of the draw.
+recipe, not by the luck of the draw. Where segmentations are drawn, batches are cut after the draw.
 """
 
 from bisect import bisect_right
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from footplate.context import Context
 from footplate.errors import CheckpointError, FootplateError
+from footplate_nlp.segmentation import SAMPLED_BLOCK, Segmenter
 from footplate_nlp.symbols import BOS, EOS, PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences
 
@@ -51,13 +52,22 @@ class BatchOrder:
 
     Each update's batch is cut by rows into one piece for each accumulation step of each rank, so that the update is the
     same however it is divided. Pairs wider than `longest` (or than a batch) are left out, and counted in `dropped`.
-    `corpus` identifies the text: a position in another one would mean nothing.
+    `corpus` identifies the text: a position in another one would mean nothing. `segmenter` cuts text anew each epoch.
     """
 
     def __init__(
-        self, pairs: Pairs, batch_tokens: int, longest: int, context: Context, *, accumulate: int = 1, corpus: str = ""
+        self,
+        pairs: Pairs,
+        batch_tokens: int,
+        longest: int,
+        context: Context,
+        *,
+        accumulate: int = 1,
+        corpus: str = "",
+        segmenter: Segmenter | None = None,
     ) -> None:
         self.pairs = pairs
+        self._segmenter = segmenter
         self.batch_tokens = batch_tokens
         self.longest = min(longest, batch_tokens)
         self.dropped = sum(int((_widths(pairs, rows) > self.longest).sum()) for rows in self._blocks())
@@ -81,7 +91,7 @@ class BatchOrder:
         blocks = self._blocks()
         while True:
             planned = (self._epoch, self._block)
-            batches = self._plan(blocks[self._block])
+            pairs, batches = self._plan(blocks[self._block])
             while planned == (self._epoch, self._block):
                 rows = batches[self._next]
                 self._next += 1
@@ -89,7 +99,7 @@ class BatchOrder:
                     self._next = 0
                     self._block = (self._block + 1) % len(blocks)
                     self._epoch += self._block == 0
-                yield self._cut(rows)
+                yield self._cut(pairs, rows)
 
     def state_dict(self) -> dict[str, int | str]:
         """The position, and what it is a position in."""
@@ -102,23 +112,30 @@ class BatchOrder:
         self._epoch, self._block, self._next = state["epoch"], state["block"], state["next"]
 
     def _blocks(self) -> list[Ints]:
-        count = -(-len(self.pairs) // BLOCK)
+        count = -(-len(self.pairs) // (BLOCK if self._segmenter is None else SAMPLED_BLOCK))
         return [np.arange(first, len(self.pairs), count) for first in range(count)]
 
-    def _plan(self, block: Ints) -> list[Ints]:
+    def _plan(self, block: Ints) -> tuple[Pairs, list[Ints]]:
+        """The block's batches, as rows of the pairs that they are rows of."""
         stream = self._context.stream("order", self._epoch, self._block)
-        rows = block[stream.permutation(len(block))]
-        rows = rows[_widths(self.pairs, rows) <= self.longest]
-        batches = batches_by_width(self.pairs, rows, self.batch_tokens)
-        return [batches[index] for index in stream.permutation(len(batches))]
+        places = stream.permutation(len(block))
+        places = places[_widths(self.pairs, block[places]) <= self.longest]
+        if self._segmenter is None:
+            pairs, rows = self.pairs, block[places]
+        else:
+            kept = np.sort(places)  # what is read from disk is read in its order
+            pairs = self._segmenter(block[kept], self._epoch, self._block, self.longest)
+            rows = np.searchsorted(kept, places)
+        batches = batches_by_width(pairs, rows, self.batch_tokens)
+        return pairs, [batches[index] for index in stream.permutation(len(batches))]
 
-    def _cut(self, rows: Ints) -> GlobalBatch:
+    def _cut(self, pairs: Pairs, rows: Ints) -> GlobalBatch:
         pieces = np.array_split(rows, self._accumulate * self._context.ranks)
         mine = pieces[self._context.rank * self._accumulate :][: self._accumulate]
         return GlobalBatch(
-            [to_batch(self.pairs, piece, self._context.device) for piece in mine],
-            int(self.pairs.source.lengths(rows).sum()) + len(rows),
-            int(self.pairs.target.lengths(rows).sum()) + len(rows),
+            [to_batch(pairs, piece, self._context.device) for piece in mine],
+            int(pairs.source.lengths(rows).sum()) + len(rows),
+            int(pairs.target.lengths(rows).sum()) + len(rows),
         )
 
 

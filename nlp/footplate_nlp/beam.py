@@ -5,7 +5,7 @@ is among the first K and goes to the pool of finished ones; the best K that do n
 end, so K always remain.)
 
 Axes: B sentences still open, K hypotheses of each, N = B K rows, T target positions so far, V vocabulary,
-C = 2K candidates.
+C = 2K candidates, E hypotheses that end.
 """
 
 from bisect import insort
@@ -18,10 +18,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from footplate.section import Count, NonNegative, Section
-from footplate_nlp.candidates import Candidates, best_candidates
-from footplate_nlp.hypothesis import Hypothesis, Length, forbid, log_probabilities
+from footplate_nlp.candidates import Candidates
+from footplate_nlp.constraints import Allowed, Constraints
+from footplate_nlp.hypothesis import Hypothesis, Length, log_probabilities
+from footplate_nlp.objective import Ends, Objective
 from footplate_nlp.seq2seq import Decoding
 from footplate_nlp.symbols import BOS, EOS
+from footplate_nlp.uid import Uid
 
 
 class NoPenalty(Section):
@@ -78,12 +81,25 @@ class BeamConfig(Section):
     finish?", with the bound at the maximum length)."""
     length: Length = Length()
     """How long the output may be."""
+    constraints: Constraints = Constraints()
+    """What it must not say twice."""
+    uid: Uid | None = None
+    """Take lambda R, how unevenly the surprisal is spread, off the log-probability, before the length penalty."""
 
     @model_validator(mode="after")
     def _as_many_as_there_are(self) -> Self:
         if self.n_best > self.size:
             raise ValueError(
                 f"n_best {self.n_best} is more than the beam's size {self.size}; raise size or lower n_best"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_stop_is_right_for_the_objective(self) -> Self:
+        if self.uid is not None and self.uid.strength and not self.uid.only_grows and self.stop != "all":
+            raise ValueError(
+                f"uid.regularizer {self.uid.regularizer} may fall as an output grows, so stop {self.stop} could miss a "
+                "better one; set stop to all, or choose greedy, max or squares"
             )
         return self
 
@@ -101,10 +117,12 @@ class Sentence:
         del self.pool[size:]
 
     def done(self, length: int, best_live: float, config: BeamConfig) -> bool:
-        """Whether the search is over after `length` positions, `best_live` being the highest log p that lives on.
+        """Whether the search is over after `length` positions, `best_live` being the highest objective that lives on.
 
-        Log p only falls and the divisor only grows, so no live hypothesis can end with a score above
-        best_live / divisor(maximum): when the worst one that would be returned reaches it, nothing can change.
+        An objective is at most 0 and only falls: a position adds log p <= 0, which a repetition penalty >= 1 leaves at
+        most 0, and lambda R >= 0, which is taken off, only grows (`Uid.only_grows`; the others are refused here). The
+        divisor only grows too. So no live hypothesis can end with a score above best_live / divisor(maximum): when the
+        worst one that would be returned reaches it, nothing can change.
         """
         if length == self.maximum or best_live == -torch.inf:
             return True
@@ -118,7 +136,7 @@ class Sentence:
 
 
 def beam_search(
-    decoding: Decoding, maxima: list[int], config: BeamConfig, device: torch.device
+    decoding: Decoding, maxima: list[int], config: BeamConfig, allowed: Allowed, device: torch.device
 ) -> list[list[Hypothesis]]:
     """The `n_best` hypotheses of each sentence, whose maximum lengths are `maxima`; the decoder has K rows for each."""
     beam = config.size
@@ -126,16 +144,13 @@ def beam_search(
     still_open = list(sentences)
     tokens_BK = torch.full((len(maxima), beam), BOS, device=device)
     history_NT = tokens_BK.new_empty(tokens_BK.numel(), 0)
-    scores_BK = torch.zeros(0)
+    objective = Objective(len(maxima), beam, config.constraints.repetition_penalty != 1, config.uid)
     for length in count(1):
         log_probabilities_NV = log_probabilities(decoding.step(tokens_BK.flatten()), length)
-        if length == 1:  # one hypothesis so far, the empty one
-            scores_BK = log_probabilities_NV.new_full(tokens_BK.shape, -torch.inf)
-            scores_BK[:, 0] = 0
-        ends_BK = scores_BK + log_probabilities_NV[:, EOS].view_as(scores_BK)
-        forbid(log_probabilities_NV, end=length <= config.length.minimum)
-        found = best_candidates(log_probabilities_NV, scores_BK, 2 * beam)
-        collect(still_open, ends_BK, found, history_NT, config)
+        ends = objective.ends(log_probabilities_NV)
+        choice_NV = allowed(log_probabilities_NV, history_NT)
+        found = objective.candidates(log_probabilities_NV, choice_NV, 2 * beam)
+        collect(still_open, ends, found, history_NT, config)
 
         is_end_BC = found.tokens_BC == EOS
         scores_BK, live_BK = found.scores_BC.masked_fill(is_end_BC, -torch.inf).topk(beam)
@@ -146,25 +161,22 @@ def beam_search(
         tokens_BK = found.tokens_BC.gather(1, live_BK)
         first_row_B1 = torch.arange(0, history_NT.shape[0], beam, device=device)[:, None]
         rows_BK = first_row_B1 + found.rows_BC.gather(1, live_BK)
+        stay_B = None
         if len(stay) < len(still_open):
             still_open = [still_open[b] for b in stay]
             stay_B = torch.tensor(stay, device=device)
             tokens_BK, rows_BK, scores_BK = tokens_BK[stay_B], rows_BK[stay_B], scores_BK[stay_B]
-            decoding.select(rows_BK.flatten(), stay_B)
-        else:
-            decoding.select(rows_BK.flatten())
-        history_NT = torch.cat([history_NT[rows_BK.flatten()], tokens_BK.view(-1, 1)], 1)
+        rows_N = rows_BK.flatten()
+        decoding.select(rows_N, stay_B)
+        allowed.select(rows_N)
+        objective.follow(scores_BK, rows_N, tokens_BK.flatten(), log_probabilities_NV, choice_NV)
+        history_NT = torch.cat([history_NT[rows_N], tokens_BK.view(-1, 1)], 1)
     raise AssertionError("unreachable: every sentence has a maximum length")
 
 
-def collect(
-    sentences: list[Sentence], ends_BK: Tensor, found: Candidates, history_NT: Tensor, config: BeamConfig
-) -> None:
-    """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses.
-
-    `ends_BK` is each hypothesis's log-probability if it ended now.
-    """
-    beam = ends_BK.shape[1]
+def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT: Tensor, config: BeamConfig) -> None:
+    """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses."""
+    beam = ends.objective_BK.shape[1]
     length = history_NT.shape[1] + 1
     chosen_BK = (found.tokens_BC[:, :beam] == EOS) & (found.scores_BC[:, :beam] > -torch.inf)
     chosen = zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)
@@ -172,11 +184,12 @@ def collect(
     forced = [(b, k) for b, each in enumerate(sentences) if length == each.maximum for k in range(beam)]
     if not ending and not forced:
         return
-    where = torch.tensor(ending + forced, device=ends_BK.device)
-    values = ends_BK[where[:, 0], where[:, 1]].tolist()
-    prefixes = history_NT[where[:, 0] * beam + where[:, 1]].tolist()
-    for (b, _), value, prefix in zip(ending + forced, values, prefixes, strict=True):
-        if value > -torch.inf:
+    where = torch.tensor(ending + forced, device=history_NT.device)
+    b_E, k_E = where.unbind(1)
+    objectives, values = ends.objective_BK[b_E, k_E].tolist(), ends.log_probability_BK[b_E, k_E].tolist()
+    prefixes = history_NT[b_E * beam + k_E].tolist()
+    for (b, _), objective, value, prefix in zip(ending + forced, objectives, values, prefixes, strict=True):
+        if objective > -torch.inf:
             sentence = sentences[b]
-            score = value / config.length_penalty.divisor(length)
+            score = objective / config.length_penalty.divisor(length)
             sentence.add(Hypothesis(tuple(prefix), score, value, length == sentence.maximum), beam)

@@ -1,11 +1,11 @@
 """The command `translate`."""
 
-import math
+import io
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,17 +13,10 @@ if TYPE_CHECKING:
     from footplate.folder import RunFolder
     from footplate.job import Job
     from footplate_nlp.translation import Config
+    from footplate_nlp.translator import Translator
 
 LINES_AT_ONCE = 512
-"""Lines that are read, sorted by length and translated together; from a keyboard, one."""
-
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "length_penalty": (lambda value: 0 <= value < math.inf, "a finite number that is not negative"),
-    "temperature": (lambda value: 0 < value < math.inf, "a finite number above 0"),
-    "top_p": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
-    "top_k": (lambda value: value >= 1, "a whole number above 0"),
-}
-"""What a flag may be, and how that is said; the recipe's keys have the same ranges, but the user gave no key."""
+"""Lines that are read, sorted by length and translated together, unless the input stalls."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +37,24 @@ def translate(
     temperature: Annotated[float | None, typer.Option(help="below 1 samples the probable more often")] = None,
     top_p: Annotated[float | None, typer.Option(help="sample from the smallest set with this probability")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample from so many of the most probable tokens")] = None,
+    tag: Annotated[str | None, typer.Option(help="the tag that the run was trained with, such as a language")] = None,
+    stop: Annotated[str | None, typer.Option(help="when a beam is done: first, k_finished, all, optimal")] = None,
+    minimum_length: Annotated[int | None, typer.Option(help="at least so many tokens")] = None,
+    no_repeat_ngram: Annotated[int | None, typer.Option(help="write no so many tokens in a row twice")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="take written tokens' probabilities to this power")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="begin each translation with this text")] = None,
+    prefixes: Annotated[
+        bool, typer.Option("--prefixes", help="each line is source, tab, what its translation begins with")
+    ] = False,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN[@UPDATE]", help="decode together with this checkpoint; @UPDATE is of the same run"),
+    ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="draw where the model looked: a PNG for each line")
+    ] = None,
     average: Annotated[int | None, typer.Option(min=1, help="the mean of so many of the last checkpoints")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="best, last, or the number of an update; best, but last with --average")
@@ -52,30 +63,66 @@ def translate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the run's own if not given")] = None,
 ) -> None:
     """Translate standard input to standard output, line by line; without --beam or --sample, as the run evaluates."""
+    from footplate.errors import FootplateError
     from footplate.evaluation import choose_checkpoint
     from footplate.execution import local_context, process_settings
     from footplate.folder import open_run
+    from footplate_nlp.search_flags import SearchFlags
     from footplate_nlp.translator import open_translator
 
-    search = _search(beam, length_penalty, n_best, {"temperature": temperature, "top_p": top_p, "top_k": top_k}, sample)
-    settings = search | {"average": average, "device": device}
+    if prefix is not None and prefixes:
+        raise FootplateError("--prefix: is for all lines, and with --prefixes each has its own; leave one out")
+    flags = SearchFlags(
+        beam=beam,
+        length_penalty=length_penalty,
+        stop=stop,
+        n_best=n_best,
+        sample=sample,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        minimum_length=minimum_length,
+        no_repeat_ngram=no_repeat_ngram,
+        repetition_penalty=repetition_penalty,
+    )
+    settings = flags.overrides() | {"average": average, "device": device}
+    settings["evaluate.prefix"] = None if prefix is None else json.dumps(prefix)
+    settings["ensemble"] = json.dumps(ensemble) if ensemble else None
     folder = open_run(run, runs)
     given = [f"{key}={value}" for key, value in settings.items() if value is not None]
     job, config = _load(folder, [*given, *(overrides or [])])
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
-        translator = open_translator(config, context)
-        number = 0
-        for lines in _blocks(sys.stdin.buffer, 1 if sys.stdin.isatty() else LINES_AT_ONCE):
-            for found in translator(lines):
+        _translate_all(open_translator(config, context, tag), config.evaluate.prefix, prefixes, n_best, attention)
+
+
+def _translate_all(
+    translator: "Translator", prefix: str, prefixes: bool, n_best: int, attention: Path | None = None
+) -> None:
+    """Standard input to standard output, block by block; counts on standard error where only that is a terminal."""
+    from rich.console import Console
+
+    from footplate_nlp.attention_picture import draw_attention
+    from footplate_nlp.streaming import LineCounter
+
+    counted = sys.stderr.isatty() and not sys.stdin.isatty() and not sys.stdout.isatty()
+    number = 0
+    with LineCounter(Console(stderr=True), counted) as counter:
+        for lines in _blocks(cast(io.BufferedIOBase, sys.stdin.buffer)):
+            sources, beginnings = _separated(lines) if prefixes else (lines, [prefix] * len(lines))
+            for found in translator(sources, beginnings):
                 number += 1
                 if found[0].parts > 1:
-                    print(f"line {number}: too long, translated in {found[0].parts} parts", file=sys.stderr)
+                    without = "" if attention is None else ", without a picture"
+                    print(f"line {number}: too long, translated in {found[0].parts} parts{without}", file=sys.stderr)
+                if attention is not None and found[0].parts == 1:
+                    draw_attention(translator.look(found[0]), attention / f"{number}.png")
                 for each in found[:n_best]:  # the recipe may keep more
                     line = each.text if n_best == 1 else f"{number}\t{each.score:.4f}\t{each.text}"
                     sys.stdout.buffer.write(f"{line}\n".encode())  # UTF-8 whatever the terminal's locale is
             sys.stdout.flush()
+            counter.add(len(lines))
 
 
 def _load(folder: "RunFolder", overrides: list[str]) -> "tuple[Job, Config]":
@@ -93,45 +140,18 @@ def _load(folder: "RunFolder", overrides: list[str]) -> "tuple[Job, Config]":
     return job, job.config
 
 
-def _search(
-    beam: int | None, length_penalty: float | None, n_best: int, sampling: dict[str, float | None], sample: bool
-) -> dict[str, object]:
-    """The search as changes to the recipe: what it says about the length of outputs stays."""
-    from footplate.errors import FootplateError
-
-    if sample and (beam is not None or length_penalty is not None):
-        raise FootplateError("--sample: draws tokens, so there is no --beam and no --length-penalty; leave one out")
-    if not sample:
-        for name, value in sampling.items():
-            if value is not None:
-                raise FootplateError(f"--{name.replace('_', '-')}: is for sampling; add --sample, or leave it out")
-    for name, value in {**sampling, "length_penalty": length_penalty}.items():
-        within, allowed = _RANGES[name]
-        if value is not None and not within(value):
-            raise FootplateError(f"--{name.replace('_', '-')}: {value:g} is out of range; give {allowed}")
-    if beam is not None and n_best > beam:
-        raise FootplateError(
-            f"--n-best: {n_best} translations are more than a beam of {beam} has; raise --beam to {n_best} or more"
-        )
-    if n_best > 1 and beam is None and not sample:
-        raise FootplateError(f"--n-best: {n_best} translations need a beam; add --beam {n_best} or more, or --sample")
-    if sample:
-        return {"evaluate.search.kind": "sample", "evaluate.search.samples": n_best} | {
-            f"evaluate.search.{name}": value for name, value in sampling.items()
-        }
-    if length_penalty is not None and beam is None:
-        raise FootplateError("--length-penalty: compares the hypotheses of a beam; add --beam")
-    search: dict[str, object] = {}
-    if beam is not None:
-        search = {"evaluate.search.kind": "beam", "evaluate.search.size": beam, "evaluate.search.n_best": n_best}
-    if length_penalty is not None:
-        search["evaluate.search.length_penalty"] = f"{{kind: average, alpha: {length_penalty}}}"
-    return search
-
-
-def _blocks(file: IO[bytes], lines_at_once: int) -> Iterator[list[str]]:
+def _blocks(file: io.BufferedIOBase) -> Iterator[list[str]]:
+    """The input's lines as text, as many at a time as there are."""
     from footplate_nlp.corpora import decode_line
+    from footplate_nlp.streaming import line_blocks
 
-    lines = (decode_line(line, f"standard input:{number}") for number, line in enumerate(file, start=1))
-    while block := list(islice(lines, lines_at_once)):
-        yield block
+    number = 0
+    for lines in line_blocks(file, LINES_AT_ONCE):
+        yield [decode_line(line, f"standard input:{number + index}") for index, line in enumerate(lines, start=1)]
+        number += len(lines)
+
+
+def _separated(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The lines up to their first tab, and what comes after it: the prefix of the translation."""
+    halves = [line.partition("\t") for line in lines]
+    return [source for source, _, _ in halves], [prefix for _, _, prefix in halves]

@@ -10,9 +10,9 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,6 +25,8 @@ Folder = Annotated[str, AfterValidator(lambda folder: str(Path(os.path.expanduse
 """Relative to where the command runs, absolute once read: runs are resumed from anywhere, and workers move about."""
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
+Tag = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
 
 
 class ScanCorpus(Section):
@@ -143,6 +145,8 @@ class ParallelCorpus(Section):
     """The same of the validation files."""
     test: str = "test"
     """The same of the test files; they are read only when an evaluation asks for them."""
+    tag: Tag | None = None
+    """Stands before every source sentence as a token that no text has, such as the target language; null is none."""
 
     def pairs(self, part: Part) -> Iterator[Pair]:
         """The pairs of one part, in the order of the files."""
@@ -165,12 +169,60 @@ class ParallelCorpus(Section):
         return packed
 
 
-Corpus = Annotated[ScanCorpus | CopyCorpus | ParallelCorpus, Field(discriminator="kind")]
+class SeveralCorpora(Section):
+    """Several parallel corpora in one model, told apart by their tags (Johnson et al. 2017)."""
+
+    kind: Literal["several"] = "several"
+    corpora: Annotated[dict[Name, ParallelCorpus], Field(min_length=1)]
+    """Each under a name of yours, under which it is evaluated too; their training pairs are shuffled together."""
+
+    def pairs(self, part: Part) -> Iterator[Pair]:
+        """The pairs of one part, corpus after corpus."""
+        return chain.from_iterable(corpus.pairs(part) for corpus in self.corpora.values())
+
+    def files(self) -> list[Path]:
+        """The files that training reads."""
+        return [path for corpus in self.corpora.values() for path in corpus.files()]
+
+
+Corpus = Annotated[ScanCorpus | CopyCorpus | ParallelCorpus | SeveralCorpora, Field(discriminator="kind")]
+
+
+class Member(NamedTuple):
+    """One of the corpora that a corpus is made of."""
+
+    name: str | None
+    """Among several."""
+    tag: str | None
+    corpus: ScanCorpus | CopyCorpus | ParallelCorpus
+
+
+def members(corpus: Corpus) -> list[Member]:
+    """What the corpus is made of, in the order of its pairs."""
+    if isinstance(corpus, SeveralCorpora):
+        return [Member(name, each.tag, each) for name, each in corpus.corpora.items()]
+    return [Member(None, corpus.tag if isinstance(corpus, ParallelCorpus) else None, corpus)]
+
+
+def tags_of(corpus: Corpus) -> list[str]:
+    """The tags of its members, each once, in their order."""
+    return list(dict.fromkeys(member.tag for member in members(corpus) if member.tag is not None))
+
+
+def learning_pairs(corpus: Corpus) -> Iterator[Pair]:
+    """The training pairs in the order in which a vocabulary reads them: in turns from each member, as only the head
+    of them may be read."""
+    for row in zip_longest(*(member.corpus.pairs("train") for member in members(corpus))):
+        yield from (pair for pair in row if pair is not None)
 
 
 def text_fingerprint(corpus: Corpus) -> str:
     """SHA-256 over the section and the bytes of every file it trains from: equal where the training text is equal."""
-    digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}).encode())
+    if isinstance(corpus, SeveralCorpora):
+        each = (f"{name} {text_fingerprint(member)}" for name, member in corpus.corpora.items())
+        return hashlib.sha256("\n".join(each).encode()).hexdigest()
+    # No tag leaves no trace: runs from before there were tags go on.
+    digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}, exclude_none=True).encode())
     for path in corpus.files():
         with _opened(path) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]

@@ -4,15 +4,13 @@ Axes: B sentences, S source positions, T target positions, N real (not padded) t
 D width, V target vocabulary.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from footplate_nlp.copying import mixture
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 
@@ -22,110 +20,162 @@ for all logits of a batch the kernel would have to hand out, and clear, the page
 LOGITS_AT_ONCE_ELSEWHERE = 1 << 26
 
 
+class Copied(NamedTuple):
+    """What a model that copies says besides its logits; see `copying`."""
+
+    gate_N: Tensor
+    attention_NS: Tensor
+    source_NS: Tensor
+    """The ids that it looks at."""
+
+
 def cross_entropy(
     model: Seq2Seq, memory: Memory, decoded: Decoded, target_BT: Tensor, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """(total, nll) over the real target tokens, of any model; see `TranslationLoss`. Only the total has a gradient."""
-    real_BT = target_BT != PAD
-    hidden_ND, gold_N = decoded.hidden_BTD[real_BT], target_BT[real_BT]
-    if decoded.gate_BT is None or decoded.attention_BTS is None:
-        return smoothed_cross_entropy(hidden_ND, model.output_matrix, gold_N, label_smoothing)
-    source_NS = memory.source_BS[real_BT.nonzero()[:, 0]]
-    copied = decoded.gate_BT[real_BT], decoded.attention_BTS[real_BT], source_NS
-    return copying_cross_entropy(hidden_ND, model.output_matrix, copied, gold_N, label_smoothing)
+    """(total, nll_N) of the real target tokens, of any model; see `TranslationLoss`.
 
-
-def copying_cross_entropy(
-    hidden_ND: Tensor,
-    output_VD: Tensor,
-    copied: tuple[Tensor, Tensor, Tensor],
-    gold_N: Tensor,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """(total, nll) where `copied`, (gate_N, attention_NS, source_NS), has its share: the smoothing is of the mixture.
-
-    Some rows of the vocabulary's probabilities at a time, made again for the gradient: memory for all would not do.
+    nll is -log p(gold) of each, sentence by sentence, without smoothing. Only the total, a sum, has a gradient.
     """
-    rows = _rows_at_once(hidden_ND, len(output_VD))
-    total, nll = (hidden_ND.new_zeros((), dtype=_real(hidden_ND.dtype)) for _ in range(2))
-
-    def score(hidden_RD: Tensor, gate_R: Tensor, attention_RS: Tensor, output_VD: Tensor, here: slice) -> Tensor:
-        log_p_RV = mixture(F.linear(hidden_RD, output_VD), gate_R, attention_RS, copied[2][here])
-        gold = -log_p_RV.gather(-1, gold_N[here, None]).sum()
-        return torch.stack([gold, -log_p_RV.mean(-1).sum()])
-
-    for first in range(0, max(1, len(hidden_ND)), rows):  # of no rows at all, the loss still has a gradient: zero
-        here = slice(first, first + rows)
-        inputs = hidden_ND[here], copied[0][here], copied[1][here], output_VD, here
-        gold, evenly = checkpoint(score, *inputs, use_reentrant=False, preserve_rng_state=False)
-        total = total + (1 - label_smoothing) * gold + label_smoothing * evenly
-        nll = nll + gold.detach()
-    return total, nll
+    real_BT = target_BT != PAD
+    copied = None
+    if decoded.gate_BT is not None and decoded.attention_BTS is not None:
+        source_NS = memory.source_BS[real_BT.nonzero()[:, 0]]
+        copied = Copied(decoded.gate_BT[real_BT], decoded.attention_BTS[real_BT], source_NS)
+    return smoothed_cross_entropy(
+        decoded.hidden_BTD[real_BT], model.output_matrix, target_BT[real_BT], label_smoothing, copied
+    )
 
 
 def smoothed_cross_entropy(
-    hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float
+    hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float, copied: Copied | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(total, nll) of logits_NV = hidden output^T, summed over N in fp32 or better; only the total has a gradient.
+    """(total, nll_N) of logits_NV = hidden output^T in fp32 or better; only the total, a sum, has a gradient.
 
     With z the log of the sum of exp(logits), -log p(v) = z - logit(v): the smoothed sum needs z, the gold logit and the
-    mean logit. The logits are the largest array of a small model, by far, so they are never there all at once: some
-    rows of them at a time are made, scored, and turned into their gradient at once, d total / d logit(v) = p(v) -
-    (1 - eps) [v is gold] - eps / V, which becomes the gradient of the hidden states and of the matrix.
+    mean logit; where tokens are copied, also the logits of the source's tokens. The logits are the largest array of a
+    small model, by far, so they are never there all at once: some rows of them at a time are made, scored, and turned
+    into their gradient at once, which becomes the gradient of the hidden states and of the matrix.
     """
-    total, nll = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, output_VD, gold_N, label_smoothing, torch.is_grad_enabled()
+    total, nll_N = _SmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, output_VD, gold_N, label_smoothing, torch.is_grad_enabled(), *(copied or (None, None, None))
     )
-    return total, nll
-
-
-def _rows_at_once(hidden_ND: Tensor, vocabulary: int) -> int:
-    return max(1, LOGITS_AT_ONCE.get(hidden_ND.device.type, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
-
-
-def _real(kind: torch.dtype) -> torch.dtype:
-    """fp32 or better."""
-    return torch.promote_types(kind, torch.float32)
+    return total, nll_N
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, output_VD: Tensor, gold_N: Tensor, label_smoothing: float, differentiate: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        output_VD: Tensor,
+        gold_N: Tensor,
+        label_smoothing: float,
+        differentiate: bool,
+        *copied: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         device, vocabulary = hidden_ND.device.type, len(output_VD)
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        real = _real(low)
+        real = torch.promote_types(low, torch.float32)
         weights_VD, inputs_ND = output_VD.to(low), hidden_ND.to(low)
-        hidden_gradient_ND = torch.empty_like(hidden_ND) if differentiate else hidden_ND.new_empty(0)
-        output_gradient_VD = torch.zeros_like(output_VD) if differentiate else hidden_ND.new_empty(0)
-        rows = _rows_at_once(hidden_ND, vocabulary)
-        nll, evenly = hidden_ND.new_zeros(2, dtype=real)
+        differentiated = (hidden_ND, output_VD, *(tensor for tensor in copied[:2] if tensor is not None))
+        gradients = [torch.zeros_like(tensor) if differentiate else tensor.new_empty(0) for tensor in differentiated]
+        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        nll_N, evenly = hidden_ND.new_empty(len(hidden_ND), dtype=real), hidden_ND.new_zeros((), dtype=real)
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden_ND), rows):
                 here = slice(first, first + rows)
-                input_RD, gold_R1 = inputs_ND[here], gold_N[here, None]
-                logits_RV = F.linear(input_RD, weights_VD).to(real)
-                gold_logit_R1, mean_R1 = logits_RV.gather(-1, gold_R1), logits_RV.mean(-1, keepdim=True)
-                largest_R1 = logits_RV.amax(-1, keepdim=True)
-                p_RV = logits_RV.sub_(largest_R1).exp_()
-                sum_R1 = p_RV.sum(-1, keepdim=True)
-                z_R1 = sum_R1.log() + largest_R1
-                nll += (z_R1 - gold_logit_R1).sum()
-                evenly += (z_R1 - mean_R1).sum()
+                logits_RV = F.linear(inputs_ND[here], weights_VD).to(real)
+                some = [None if each is None else each[here] for each in copied]
+                scorer = _Scorer(logits_RV, gold_N[here, None], label_smoothing, some, differentiate)
+                nll_N[here] = scorer.nll_R
+                evenly += scorer.evenly
                 if differentiate:
-                    p_RV.div_(sum_R1).sub_(label_smoothing / vocabulary)
-                    p_RV.scatter_add_(-1, gold_R1, torch.full_like(z_R1, label_smoothing - 1))
-                    gradient_RV = p_RV.to(low)
-                    hidden_gradient_ND[here] = gradient_RV @ weights_VD
-                    output_gradient_VD += gradient_RV.T @ input_RD
-        ctx.save_for_backward(hidden_gradient_ND, output_gradient_VD)
-        ctx.mark_non_differentiable(nll)
-        return (1 - label_smoothing) * nll + label_smoothing * evenly, nll
+                    gradient_RV = scorer.logits_gradient().to(low)
+                    gradients[0][here] = gradient_RV @ weights_VD
+                    gradients[1] += gradient_RV.T @ inputs_ND[here]
+                    for whole, gradient in zip(gradients[2:], scorer.copied_gradients(), strict=True):
+                        whole[here] = gradient
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(nll_N)
+        return (1 - label_smoothing) * nll_N.sum() + label_smoothing * evenly, nll_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient_ND, output_gradient_VD = ctx.saved_tensors
-        factor = gradients[0]
-        return hidden_gradient_ND * factor, output_gradient_VD * factor, None, None, None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, output_VD, *copied = (gradient * upstream[0] for gradient in ctx.saved_tensors)
+        return hidden_ND, output_VD, None, None, None, *(copied or (None, None)), None
+
+
+class _Scorer:
+    """The loss of a few rows of logits, and the gradient that it has with respect to them.
+
+    The loss is a function of few numbers of each row: z, the gold logit, the mean logit, the logits of the source. Its
+    gradient g with respect to those is known or found by autograd, and
+    d loss / d logit(v) = g_z p(v) + g_mean / V + g_gold [v is gold] + g_source [v is in the source].
+    """
+
+    def __init__(
+        self,
+        logits_RV: Tensor,
+        gold_R1: Tensor,
+        label_smoothing: float,
+        copied: list[Tensor | None],
+        differentiate: bool,
+    ) -> None:
+        """It overwrites the logits with their probabilities."""
+        self.gold_R1, self.vocabulary = gold_R1, logits_RV.shape[-1]
+        gate_R, attention_RS, self.source_RS = copied
+        gold_logit_R1, mean_R1 = logits_RV.gather(-1, gold_R1), logits_RV.mean(-1, keepdim=True)
+        source_logits_RS = logits_RV.new_empty(0) if self.source_RS is None else logits_RV.gather(-1, self.source_RS)
+        largest_R1 = logits_RV.amax(-1, keepdim=True)
+        self.p_RV = logits_RV.sub_(largest_R1).exp_()
+        sum_R1 = self.p_RV.sum(-1, keepdim=True)
+        self.p_RV.div_(sum_R1)
+        z_R1 = sum_R1.log() + largest_R1
+        if gate_R is None or attention_RS is None or self.source_RS is None:
+            self.nll_R, self.evenly = (z_R1 - gold_logit_R1)[:, 0], (z_R1 - mean_R1).sum()
+            self.gradients = [torch.full_like(z_R1, each) for each in (1, label_smoothing - 1, -label_smoothing)]
+            return
+        numbers = [z_R1, gold_logit_R1, mean_R1, source_logits_RS, gate_R.to(z_R1), attention_RS.to(z_R1)]
+        with torch.set_grad_enabled(differentiate):
+            numbers = [number.detach().requires_grad_(differentiate) for number in numbers]
+            nll_R, evenly = _copying(numbers, gold_R1, self.source_RS, self.vocabulary)
+            self.nll_R, self.evenly = nll_R.detach(), evenly.detach()
+            if differentiate:
+                total = (1 - label_smoothing) * nll_R.sum() + label_smoothing * evenly
+                self.gradients = list(torch.autograd.grad(total, numbers))
+
+    def logits_gradient(self) -> Tensor:
+        """gradient_RV; it overwrites the probabilities."""
+        z_R1, gold_R1, mean_R1, *source = self.gradients[:4]
+        gradient_RV = self.p_RV if self.source_RS is None else self.p_RV.mul_(z_R1)
+        gradient_RV.add_(mean_R1 / self.vocabulary).scatter_add_(-1, self.gold_R1, gold_R1)
+        if self.source_RS is not None:
+            gradient_RV.scatter_add_(-1, self.source_RS, source[0])
+        return gradient_RV
+
+    def copied_gradients(self) -> list[Tensor]:
+        """Those of the gate and of the attention, if tokens are copied."""
+        return self.gradients[4:]
+
+
+def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter: no array of R x V.
+
+    A token that is not in the source is written or not said at all: -log p(v) = z - logit(v) - log p_gen. Those that
+    are differ from that, each once however often it stands there.
+    """
+    z_R1, gold_logit_R1, mean_R1, logits_RS, gate_R, attention_RS = numbers
+    write_R1, copy_R1 = F.logsigmoid(gate_R)[:, None], F.logsigmoid(-gate_R)[:, None]
+    tiny = torch.finfo(z_R1.dtype).tiny
+
+    def log_p(logits: Tensor, copied: Tensor) -> Tensor:
+        return torch.logaddexp(write_R1 + logits - z_R1, copy_R1 + copied.clamp_min(tiny).log())
+
+    same_RSS = source_RS[:, :, None] == source_RS[:, None, :]
+    first_RS = ~same_RSS.tril(-1).any(-1)
+    copied_RS = (attention_RS[:, None, :] * same_RSS).sum(-1)
+    gold_copied_R1 = (attention_RS * (source_RS == gold_R1)).sum(-1, keepdim=True)
+    more_RS = log_p(logits_RS, copied_RS) - (write_R1 + logits_RS - z_R1)
+    evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS * first_RS).sum() / vocabulary
+    return -log_p(gold_logit_R1, gold_copied_R1)[:, 0], evenly

@@ -4,10 +4,10 @@ Axes: B sentences, S source positions, T target positions, V target vocabulary.
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import batches_by_width, to_batch
-from footplate_nlp.corpora import Corpus
+from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
-from footplate_nlp.metrics import Score, Scoring, score
+from footplate_nlp.ensemble import Ensemble
+from footplate_nlp.forced_prefix import encode_prefix
+from footplate_nlp.metrics import ALL, Score, Scoring, score
+from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
-from footplate_nlp.tokenised import Ints, Pairs, tokenise
+from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
 
@@ -33,14 +36,22 @@ class Evaluation(Every):
     """Which part of the corpus. A test score that chose its own checkpoint is worthless: keep `test` for the end."""
     search: SearchConfig = GreedyConfig()
     """How translations are found."""
+    prefix: str = ""
+    """What each translation is forced to begin with, such as a language's tag; see docs/search.md."""
     sentences: Count | None = None
-    """Only the first so many pairs; null takes all."""
+    """Only the first so many pairs, of each corpus where there are several; null takes all."""
     samples: WholeNumber = 3
     """How many translations to show beside their references; others each time."""
     batch_tokens: Count = 4096
     """The padded tokens of a batch; the search multiplies it by the beam."""
     scoring: Scoring = Scoring()
-    """How BLEU reads the text."""
+    """How the text is scored."""
+
+    def with_all_scores(self) -> Self:
+        """With every score that can be had, unless `scoring.also` says which."""
+        if self.scoring.also is not None:
+            return self
+        return self.model_copy(update={"scoring": self.scoring.model_copy(update={"also": ALL})})
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,10 @@ class Held:
 
     texts: list[tuple[str, str]]
     pairs: Pairs
+    corpora: dict[str, range]
+    """Which rows are whose, where the corpus is made of several."""
+    language: MosesLanguage | None
+    """The target's, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -57,66 +72,104 @@ class Evaluated:
 
     metrics: dict[str, float]
     scores: dict[str, Score]
+    """`loss` in nats a token, and all that `score` finds."""
+    outputs: list[str]
+    """What the search wrote, in the order of the corpus."""
     samples: Table
 
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
     """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
-    texts = list(islice(corpus.pairs(config.split), config.sentences))
-    return Held(texts, tokenise(texts, vocabulary))
+    texts: list[tuple[str, str]] = []
+    pairs: list[Pairs] = []
+    corpora: dict[str, range] = {}
+    for member in members(corpus):
+        these = list(islice(member.corpus.pairs(config.split), config.sentences))
+        if member.name is not None:
+            corpora[member.name] = range(len(texts), len(texts) + len(these))
+        texts += these
+        pairs.append(tokenise(these, vocabulary, member.tag))
+    sources, targets = [part.source for part in pairs], [part.target for part in pairs]
+    joined = Pairs(Sentences.joined(sources), Sentences.joined(targets))
+    return Held(texts, joined, corpora, target_language(corpus, config.scoring))
+
+
+def read_texts(corpus: Corpus, config: Evaluation) -> list[tuple[str, str]]:
+    """The pairs that an evaluation asks for."""
+    return [pair for member in members(corpus) for pair in islice(member.corpus.pairs(config.split), config.sentences)]
+
+
+def target_language(corpus: Corpus, scoring: Scoring) -> MosesLanguage | None:
+    """What `scoring.language` says, or else the end of every corpus's `target` where Moses knows such a language."""
+    if scoring.language is not None:
+        return scoring.language
+    ends = {getattr(member.corpus, "target", "").rpartition(".")[2] for member in members(corpus)}
+    end = ends.pop() if len(ends) == 1 else ""
+    return cast(MosesLanguage, end) if end in get_args(MosesLanguage) else None
 
 
 def evaluate(
-    model: Seq2Seq, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, held: Held, config: Evaluation, context: Context, update: int
 ) -> Generator[Step, None, Evaluated]:
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
     `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages.
     """
     rows = np.arange(len(held.texts))
-    outputs: dict[int, str] = {}
-    nll, tokens, done = 0.0, 0, 0
+    found: dict[int, tuple[str, float, int]] = {}
+    done = 0
     model.eval()
     # The longest first: if anything is too large, it shows at once.
     for batch_rows in reversed(batches_by_width(held.pairs, rows, config.batch_tokens)):
         mine = batch_rows[context.rank :: context.ranks]
         if len(mine):
             with torch.inference_mode():
-                batch_nll, batch_tokens = _teacher_forced(model, held.pairs, mine, context)
-                outputs |= _translated(model, vocabulary, held.pairs, mine, config, context)
-            nll, tokens = nll + batch_nll, tokens + batch_tokens
+                nll, tokens = _teacher_forced(model, held.pairs, mine, context)
+                outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
+            found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
         done += len(batch_rows)
         yield Step(update, activity=Activity("evaluate", done, len(rows)))
     model.train()
-    shares = context.gather((nll, tokens, outputs))
-    loss = sum(share[0] for share in shares) / sum(share[1] for share in shares)
-    outputs = {row: text for share in shares for row, text in share[2].items()}
-    texts = [outputs[row] for row in range(len(rows))]
-    scores = score(texts, [target for _, target in held.texts], config.scoring)
-    metrics: dict[str, float] = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
-    metrics |= {f"eval/{name}": found.value for name, found in scores.items()}
-    return Evaluated(metrics, scores, _samples(held, texts, config.samples, context, update))
+    found = {row: what for share in context.gather(found) for row, what in share.items()}
+    texts, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
+    losses = Score(np.array([nlls, counts], np.float64).T, lambda sums: sums[0] / sums[1])
+    scores = {"loss": losses} | score(texts, [target for _, target in held.texts], config.scoring, held.language)
+    metrics = {"eval/loss": losses.value, "eval/perplexity": math.exp(min(losses.value, 700.0))}
+    metrics |= {f"eval/{name}": each.value for name, each in scores.items()}
+    for corpus, rows_of_it in held.corpora.items():
+        of_it = {name: each.over(list(rows_of_it)) for name, each in scores.items() if name != "loss"}
+        metrics |= {f"eval/{corpus}/{name}": value for name, value in of_it.items()}
+    return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 
-def _teacher_forced(model: Seq2Seq, pairs: Pairs, rows: Ints, context: Context) -> tuple[float, int]:
+def _teacher_forced(
+    model: Seq2Seq | Ensemble, pairs: Pairs, rows: Ints, context: Context
+) -> tuple[list[float], list[int]]:
+    """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
     batch = to_batch(pairs, rows, context.device)
+    real_BT = batch.target_BT != PAD
     with context.autocast():
-        memory = model.encode(batch.source_BS)
-        _, nll = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
-    return float(nll), int((batch.target_BT != PAD).sum())
+        if isinstance(model, Ensemble):
+            nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
+        else:
+            memory = model.encode(batch.source_BS)
+            _, nll_N = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
+            nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
+    return nll_B.tolist(), real_BT.sum(1).tolist()
 
 
 def _translated(
-    model: Seq2Seq, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
-) -> dict[int, str]:
+    model: Seq2Seq | Ensemble, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
+) -> list[str]:
     source_BS = to_batch(pairs, rows, context.device).source_BS
+    keys = [int(row) for row in rows]
+    prefixes = [encode_prefix(config.prefix, vocabulary, "evaluate.prefix")] * len(keys)
     with context.autocast():
-        found = search(model, source_BS, config.search, seed=context.seed, keys=[int(row) for row in rows])
-    texts = vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
-    return dict(zip(map(int, rows), texts, strict=True))
+        found = search(model, source_BS, config.search, seed=context.seed, keys=keys, prefixes=prefixes)
+    return vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
 
 
-def _samples(held: Held, outputs: list[str], count: int, context: Context, update: int) -> Table:
+def _samples(held: Held, outputs: Sequence[str], count: int, context: Context, update: int) -> Table:
     chosen = context.stream("samples", update).permutation(len(outputs))[:count]
     return Table(
         ("source", "reference", "output"),

@@ -52,13 +52,16 @@ class Length(Section):
         return self
 
     def maxima(self, source_BS: Tensor) -> list[int]:
-        """The maximum of each sentence, in target tokens with the end of sentence.
+        """The maximum of each sentence, in target tokens with the end of sentence, from the source's ids.
 
         >>> Length(factor=1.5, extra=2, maximum=9).maxima(torch.tensor([[5, 3, 0], [5, 6, 3]]))
         [5, 7]
         """
-        lengths = (source_BS != PAD).sum(1).tolist()
-        return [min(self.maximum, max(self.minimum + 1, math.ceil(self.factor * n + self.extra))) for n in lengths]
+        return [self.maximum_for(tokens) for tokens in (source_BS != PAD).sum(1).tolist()]
+
+    def maximum_for(self, source_tokens: int) -> int:
+        """The maximum for a source of so many tokens with its end of sentence."""
+        return min(self.maximum, max(self.minimum + 1, math.ceil(self.factor * source_tokens + self.extra)))
 
 
 def log_probabilities(logits_NV: Tensor, position: int) -> Tensor:

@@ -14,7 +14,7 @@ from footplate.update import LossTerms
 from footplate_nlp.batches import Batch
 from footplate_nlp.copying import coverage_loss
 from footplate_nlp.cross_entropy import cross_entropy
-from footplate_nlp.scheduled_sampling import ScheduledSampling, mixed_input
+from footplate_nlp.scheduled_sampling import ScheduledSampling, decode_mixed
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
@@ -65,9 +65,9 @@ class TranslationLoss(nn.Module):
         memory = self.model.encode(_drop_words(batch.source_BS, self.word_dropout.source))
         memory = replace(memory, source_BS=batch.source_BS)  # what is copied is the word itself
         decoded = self._decode(memory, _drop_words(batch.input_BT, self.word_dropout.target))
-        total, nll = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
+        total, nll_N = cross_entropy(self.model, memory, decoded, batch.target_BT, self.label_smoothing)
         count = real_BT.sum()
-        metrics = {"train/nll": Mean(nll, count)}
+        metrics = {"train/nll": Mean(nll_N.sum(), count)}
         if self.coverage_weight:
             assert decoded.attention_BTS is not None
             again = coverage_loss(decoded.attention_BTS)[real_BT].sum()
@@ -81,7 +81,7 @@ class TranslationLoss(nn.Module):
         if sampling is None or self.true_share == 1:
             return self.model.decode(memory, input_BT, attention=look)
         true_BT = torch.rand(input_BT.shape, device=input_BT.device) < self.true_share
-        return self.model.decode(memory, mixed_input(self.model, memory, input_BT, true_BT, sampling), attention=look)
+        return decode_mixed(self.model, memory, input_BT, true_BT, sampling, look)
 
 
 def _drop_words(ids_BT: Tensor, probability: float) -> Tensor:

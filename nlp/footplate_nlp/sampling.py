@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from footplate.section import Count, Positive, Section
+from footplate_nlp.constraints import Constraints
 from footplate_nlp.hypothesis import Length
 
 
@@ -28,6 +29,8 @@ class SampleConfig(Section):
     """Independent samples of each sentence."""
     length: Length = Length()
     """How long the output may be."""
+    constraints: Constraints = Constraints()
+    """What it must not say twice; before the temperature."""
 
 
 def kept_probabilities(log_probabilities_NV: Tensor, config: SampleConfig) -> Tensor:

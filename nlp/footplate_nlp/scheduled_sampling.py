@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from footplate.section import Count, Fraction, Section, WholeNumber
+from footplate_nlp.recurrent import Recurrent
 from footplate_nlp.sampling import SampleConfig, draw
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, PAD
@@ -102,6 +103,22 @@ def mix(input_BT: Tensor, predicted_BT: Tensor, true_BT: Tensor) -> Tensor:
     before_BT = predicted_BT.roll(1, 1)
     kept_BT = true_BT | (input_BT == PAD) | (input_BT == BOS)
     return torch.where(kept_BT, input_BT, before_BT)
+
+
+def decode_mixed(
+    model: Seq2Seq, memory: Memory, input_BT: Tensor, true_BT: Tensor, config: ScheduledSampling, attention: bool
+) -> Decoded:
+    """What the decoder makes of true tokens where the coins say so, and of its own predictions elsewhere."""
+    if not isinstance(model, Recurrent):
+        mixed_BT = mixed_input(model, memory, input_BT, true_BT, config)
+        return model.decode(memory, mixed_BT, attention=attention)
+
+    def choose(position: int, logits_BV: Tensor) -> Tensor:
+        given_B = input_BT[:, position]
+        kept_B = true_BT[:, position] | (given_B == PAD) | (given_B == BOS)
+        return torch.where(kept_B, given_B, predict(logits_BV, config.prediction))
+
+    return model.decode(memory, input_BT, attention=attention, choose=choose)
 
 
 def mixed_input(model: Seq2Seq, memory: Memory, input_BT: Tensor, true_BT: Tensor, config: ScheduledSampling) -> Tensor:

@@ -20,7 +20,9 @@ from footplate.section import Section
 from footplate.streams import numpy_stream
 from footplate_nlp.beam import BeamConfig, beam_search
 from footplate_nlp.candidates import best_candidates
-from footplate_nlp.hypothesis import Hypothesis, Length, forbid, log_probabilities
+from footplate_nlp.constraints import Allowed, Constraints
+from footplate_nlp.forced_prefix import padded_prefixes
+from footplate_nlp.hypothesis import Hypothesis, Length, log_probabilities
 from footplate_nlp.sampling import SampleConfig, draw
 from footplate_nlp.seq2seq import Decoding, Searchable
 from footplate_nlp.symbols import BOS, EOS
@@ -32,12 +34,14 @@ class GreedyConfig(Section):
     kind: Literal["greedy"] = "greedy"
     length: Length = Length()
     """How long the output may be."""
+    constraints: Constraints = Constraints()
+    """What it must not say twice."""
 
 
 SearchConfig = Annotated[GreedyConfig | BeamConfig | SampleConfig, Field(discriminator="kind")]
 
 Choose = Callable[[Tensor, int, Tensor], Tensor]
-"""(log_probabilities_NV, how many positions came before, which of all rows these N are) -> tokens_N."""
+"""(choice_NV of `Allowed`, how many positions came before, which of all rows these N are) -> tokens_N."""
 
 
 def search(
@@ -46,27 +50,32 @@ def search(
     config: GreedyConfig | BeamConfig | SampleConfig,
     seed: int = 0,
     keys: Sequence[int] | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
     """For each sentence of the batch its hypotheses, the best first.
 
     A model in training mode is put into evaluation mode meanwhile. Samples are a function of seed, the sentence's key
     and the sample's number, not of the batch: give keys where there are several batches (the default is 0, 1, ...).
+    An output begins with its sentence's prefix; FootplateError where that does not fit.
     """
     if not len(source_BS):
         return []
     maxima = config.length.maxima(source_BS)
     device = source_BS.device
+    keys = range(len(maxima)) if keys is None else keys
+    rows = config.size if isinstance(config, BeamConfig) else config.samples if isinstance(config, SampleConfig) else 1
+    prefix_NP = padded_prefixes(prefixes or [()] * len(maxima), maxima, keys, rows, device)
+    allowed = Allowed(config.constraints, config.length.minimum, prefix_NP)
     with evaluating(model), torch.inference_mode():
         match config:
             case BeamConfig():
-                return beam_search(model.begin(source_BS, config.size), maxima, config, device)
+                return beam_search(model.begin(source_BS, rows), maxima, config, allowed, device)
             case GreedyConfig():
-                return [[found] for found in walk(model.begin(source_BS, 1), maxima, config.length, greedy, device)]
+                return [[found] for found in walk(model.begin(source_BS, 1), maxima, allowed, greedy, device)]
             case SampleConfig():
-                rows = config.samples
-                choose = sampler(config, seed, range(len(maxima)) if keys is None else keys, maxima, device)
+                choose = sampler(config, seed, keys, maxima, device)
                 maxima = [maximum for maximum in maxima for _ in range(rows)]
-                found = walk(model.begin(source_BS, rows), maxima, config.length, choose, device, rows)
+                found = walk(model.begin(source_BS, rows), maxima, allowed, choose, device, rows)
                 return [
                     sorted(found[row : row + rows], key=lambda hypothesis: -hypothesis.score)
                     for row in range(0, len(found), rows)
@@ -86,10 +95,9 @@ def evaluating(model: Searchable) -> Iterator[None]:
             model.train()
 
 
-def greedy(log_probabilities_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
+def greedy(choice_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
     """The most probable token of each row."""
-    nothing_N1 = log_probabilities_NV.new_zeros(len(log_probabilities_NV), 1)
-    return best_candidates(log_probabilities_NV, nothing_N1, 1).tokens_BC[:, 0]
+    return best_candidates(choice_NV, choice_NV.new_zeros(len(choice_NV), 1), 1).tokens_BC[:, 0]
 
 
 def sampler(config: SampleConfig, seed: int, keys: Sequence[int], maxima: list[int], device: torch.device) -> Choose:
@@ -102,14 +110,14 @@ def sampler(config: SampleConfig, seed: int, keys: Sequence[int], maxima: list[i
     exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     uniform_TN = torch.from_numpy(uniform_NT.T.copy()).to(device, exact)
 
-    def choose(log_probabilities_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
-        return draw(log_probabilities_NV, uniform_TN[position, rows_N], config)
+    def choose(choice_NV: Tensor, position: int, rows_N: Tensor) -> Tensor:
+        return draw(choice_NV, uniform_TN[position, rows_N], config)
 
     return choose
 
 
 def walk(
-    decoding: Decoding, maxima: list[int], length: Length, choose: Choose, device: torch.device, beam: int = 1
+    decoding: Decoding, maxima: list[int], allowed: Allowed, choose: Choose, device: torch.device, beam: int = 1
 ) -> list[Hypothesis]:
     """One hypothesis for each row, built from its chosen tokens; a sentence leaves when all its `beam` rows have ended.
 
@@ -127,8 +135,7 @@ def walk(
         if position == 0:
             total_N = log_probabilities_NV.new_zeros(len(maxima))
         end_N = log_probabilities_NV[:, EOS].clone()
-        forbid(log_probabilities_NV, end=position < length.minimum)
-        tokens_N = choose(log_probabilities_NV, position, rows_N)
+        tokens_N = choose(allowed(log_probabilities_NV, history_NT), position, rows_N)
         chosen_N = log_probabilities_NV.gather(1, tokens_N[:, None])[:, 0]
         ended_N = (tokens_N == EOS) | (maxima_N == position + 1)
         total_N = total_N + torch.where(ended_N, end_N, chosen_N)
@@ -151,4 +158,5 @@ def walk(
             rows_N, maxima_N, tokens_N = rows_N[stay_N], maxima_N[stay_N], tokens_N[stay_N]
             history_NT, total_N = history_NT[stay_N], total_N[stay_N]
             decoding.select(stay_N, torch.tensor(stay, device=device) // beam)
+            allowed.select(stay_N)
     return [hypothesis for hypothesis in found if hypothesis is not None]

@@ -2,8 +2,9 @@
 
 Axes: B sentences, S source positions, T target positions, D width, V vocabulary, N rows of hypotheses, L layers.
 Source: Vaswani et al. 2017, "Attention is all you need"; pre-norm: Xiong et al. 2020, "On layer normalization in the
-Transformer architecture", with a last norm after each stack; tied embeddings: Press & Wolf 2017, "Using the output
-embedding to improve language models".
+Transformer architecture", with a last norm after each stack; ReZero: Bachlechner et al. 2020, "ReZero is all you need:
+fast convergence at large depth"; tied embeddings: Press & Wolf 2017, "Using the output embedding to improve language
+models".
 """
 
 import math
@@ -16,11 +17,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from footplate.errors import ConfigError
 from footplate.section import Count, Probability, Section
 from footplate_nlp.attention import CrossAttention, SelfAttention, SourceCache
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
+from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
+from footplate_nlp.recomputing import run_layer
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.transformer_decoding import TransformerDecoding
@@ -40,8 +42,9 @@ class TransformerConfig(Section):
     """Numbers inside the feed-forward sub-layers."""
     heads: Count = 4
     """Attention heads; they share the width."""
-    norm: Literal["pre", "post"] = "post"
-    """LayerNorm before each sub-layer (steady without much warm-up) or after the residual sum (the original)."""
+    norm: Literal["pre", "post", "rezero"] = "post"
+    """LayerNorm before each sub-layer (steady without much warm-up) or after the residual sum (the original);
+    `rezero`: none, but a factor of what each sub-layer adds, which is learned and starts at 0."""
     activation: Literal["relu", "gelu"] = "relu"
     """What bends the feed-forward sub-layers."""
     dropout: Probability = 0.3
@@ -50,10 +53,12 @@ class TransformerConfig(Section):
     """On attention weights; costs the fused attention kernel while training."""
     activation_dropout: Probability = 0.0
     """Inside the feed-forward sub-layers, after the activation."""
-    tie: Literal["none", "target", "all"] = "all"
+    tie: Tie = "all"
     """`target`: one matrix embeds the target and makes the output; `all`: the source too, with a joint vocabulary."""
     copying: bool = False
     """Whether source tokens may be copied, by the last layer's attention to the source (See et al. 2017, eq. 8, 9)."""
+    recompute: bool = False
+    """Keep only the input of each layer and make the rest again for the gradient: less memory, more time."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -81,6 +86,23 @@ class Residual(nn.Module):
         return normalised
 
 
+class ReZero(nn.Module):
+    """x + alpha dropout(layer(x)), eq. 1 of Bachlechner et al. 2020: alpha starts at 0, and so the layer at x."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(()))
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        added: Tensor = x + self.alpha * self.dropout(layer(x))
+        return added
+
+
+def _residual(config: TransformerConfig) -> Residual | ReZero:
+    return ReZero(config) if config.norm == "rezero" else Residual(config)
+
+
 class FeedForward(nn.Module):
     """output(dropout(activation(input(x)))), at each position alone."""
 
@@ -105,9 +127,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.heads, config.attention_dropout)
-        self.attention_residual = Residual(config)
+        self.attention_residual = _residual(config)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_residual = Residual(config)
+        self.feed_forward_residual = _residual(config)
 
     def forward(self, x_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
         x_BSD = self.attention_residual(x_BSD, lambda y_BSD: self.attention(y_BSD, mask_B11S))
@@ -121,11 +143,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.self_attention = SelfAttention(config.width, config.heads, config.attention_dropout)
-        self.self_residual = Residual(config)
+        self.self_residual = _residual(config)
         self.cross_attention = CrossAttention(config.width, config.heads, config.attention_dropout)
-        self.cross_residual = Residual(config)
+        self.cross_residual = _residual(config)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_residual = Residual(config)
+        self.feed_forward_residual = _residual(config)
 
     def forward(
         self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor, looked: list[Tensor] | None = None
@@ -174,16 +196,9 @@ class Transformer(Seq2Seq):
 
     def __init__(self, config: TransformerConfig, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
-        if config.tie == "all" and source_vocabulary != target_vocabulary:
-            raise ConfigError(
-                [
-                    f"model: tie: `all` needs one vocabulary, but the source has {source_vocabulary} tokens and the "
-                    f"target {target_vocabulary}; use a joint vocabulary, or `target`."
-                ]
-            )
-        if config.copying and source_vocabulary != target_vocabulary:
-            raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."])
+        refuse_two_vocabularies(source_vocabulary, target_vocabulary, tie=config.tie, copying=config.copying)
         self.width = config.width
+        self.recompute = config.recompute
         self.dropout = Dropout(config.dropout)
         self.target_embedding = _embedding(target_vocabulary, config.width)
         self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, config.width)
@@ -206,7 +221,7 @@ class Transformer(Seq2Seq):
         mask_B11S = attend_BS[:, None, None]
         x_BSD = self.embed(self.source_embedding or self.target_embedding, source_BS)
         for layer in self.encoder:
-            x_BSD = layer(x_BSD, mask_B11S)
+            x_BSD = run_layer(layer, x_BSD, mask_B11S, recompute=self.recompute)
         return Memory(source_BS, self.encoder_norm(x_BSD), attend_BS)
 
     def decode(self, memory: Memory, input_BT: Tensor, *, attention: bool = False) -> Decoded:
@@ -215,7 +230,8 @@ class Transformer(Seq2Seq):
         looked: list[Tensor] = []
         for layer in self.layers:
             tell = looked if layer is self.layers[-1] and (attention or self.copying) else None
-            x_BTD = layer(x_BTD, memory.states_BSD, mask_B11S, tell)
+            # Run again for the gradient, a layer tells once more where it looked, when nobody listens any longer.
+            x_BTD = run_layer(layer, x_BTD, memory.states_BSD, mask_B11S, tell, recompute=self.recompute)
         hidden_BTD: Tensor = self.decoder_norm(x_BTD)
         if not looked:
             return Decoded(hidden_BTD)
@@ -234,7 +250,7 @@ class Transformer(Seq2Seq):
         """sqrt(D) * embedding + position. The first id is at position `first`."""
         scaled_BTD = embedding(ids_BT) * self.width**0.5
         last = first + ids_BT.shape[1]
-        table_TD = _sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
+        table_TD = sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
         embedded_BTD: Tensor = self.dropout(scaled_BTD + table_TD[first:last])
         return embedded_BTD
 
@@ -248,7 +264,7 @@ def _embedding(vocabulary: int, width: int) -> nn.Embedding:
 
 
 @lru_cache(maxsize=16)
-def _sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """table_TD: sin(t / 10000^(2i / D)) in the first half of a row, the cosines in the second.
 
     The paper interleaves the two, which permutes the columns and nothing more. Not a buffer of the module: data

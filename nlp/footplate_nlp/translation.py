@@ -2,36 +2,45 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from footplate.context import Context
 from footplate.ema import ExponentialAverage
-from footplate.errors import CheckpointError
+from footplate.errors import CheckpointError, FootplateError
+from footplate.folder import relative
+from footplate.initialisers import Initialiser, initialise
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import InverseSqrt, Plateau, Schedule
 from footplate.section import Count, NonNegative, Probability, Section
 from footplate.step import Latest, Medium, Stateful, Step
+from footplate.streams import numpy_stream
 from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
-from footplate_nlp.corpora import Corpus, text_fingerprint
-from footplate_nlp.evaluation import Evaluation, hold_out
+from footplate_nlp.bootstrap import paired_bootstrap
+from footplate_nlp.corpora import Corpus, Folder, text_fingerprint
+from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
+from footplate_nlp.members import Member, find_member, open_ensemble
 from footplate_nlp.metrics import as_table
 from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.recurrent import RecurrentConfig
+from footplate_nlp.report import Report, comparison_table, keep, length_table, require_same_texts, worst_table
 from footplate_nlp.scheduled_sampling import ScheduledSampling
+from footplate_nlp.segmentation import Segmenter
 from footplate_nlp.seq2seq import Seq2Seq
-from footplate_nlp.tokenised import open_corpus
+from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.transformer import TransformerConfig
-from footplate_nlp.vocabulary import Subwords, Vocabulary, VocabularyConfig
+from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
 
 DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
 
-EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay")
+EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "ensemble", "report")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.split=test", "footplate translate {run} --beam 5 < sentences.txt")
 
@@ -43,10 +52,14 @@ class Config(Section):
     """How many optimizer updates the run makes."""
     corpus: Corpus
     """Where the sentence pairs come from."""
-    vocabulary: VocabularyConfig = Subwords()
+    vocabulary: VocabularyConfig = Bpe()
     """What text is cut into; learned from the training pairs."""
+    prepared: Folder | None = None
+    """A folder that `footplate data prepare` made: vocabulary and tokens are taken from it; null makes them."""
     model: ModelConfig = TransformerConfig()
     """The network."""
+    initialiser: Initialiser | None = None
+    """How the weights begin, embeddings and norms apart; null is as the model's paper has it."""
     optimizer: Optimizer = Adam(betas=(0.9, 0.98))
     """What makes a step of a gradient."""
     schedule: Schedule = InverseSqrt()
@@ -74,6 +87,11 @@ class Config(Section):
     0 keeps none."""
     average: Count = 1
     """`evaluate` and `translate` use the mean of so many of the last checkpoints; save.keep_last must keep as many."""
+    ensemble: tuple[Member, ...] = ()
+    """Checkpoints that `evaluate` and `translate` let decode together with the run's own, their probabilities averaged:
+    RUN, RUN@UPDATE (or @best, @last), or @UPDATE of this run. Where `average` is set, each is such an average."""
+    report: Report = Report()
+    """What `footplate evaluate` tells beside the scores."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -87,6 +105,21 @@ class Config(Section):
                 "model.copying: a source token is copied by its id, but vocabulary.joint is false; "
                 "set vocabulary.joint to true, or leave copying out"
             )
+        if self.coverage_loss and isinstance(self.model, RecurrentConfig) and self.model.attention.kind == "none":
+            raise ValueError(
+                "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
+                "choose another, or leave this out"
+            )
+        if isinstance(self.model, RecurrentConfig):
+            if self.scheduled_sampling is not None and self.scheduled_sampling.passes is not None:
+                raise ValueError(
+                    "scheduled_sampling.passes: a recurrent decoder predicts as it goes, in one pass; leave it out"
+                )
+            if self.initialiser is not None and "recurrent_initialiser" in self.model.model_fields_set:
+                raise ValueError(
+                    "model.recurrent_initialiser: the recipe's initialiser draws the recurrent matrices too; "
+                    "leave one of them out"
+                )
         if self.plateau_metric != "loss" and not isinstance(self.schedule, Plateau):
             raise ValueError(
                 f"plateau_metric: {self.plateau_metric} is watched by a plateau, and schedule.kind is "
@@ -97,6 +130,13 @@ class Config(Section):
             raise ValueError(
                 f"schedule.better: {self.schedule.better} does not suit plateau_metric {self.plateau_metric}; "
                 f"set it to {better}, or leave it out"
+            )
+        scoring = self.evaluate.scoring
+        untold = scoring.tokenize != "none" and target_language(self.corpus, scoring) is None
+        if untold and "bleu_tokenised" in (scoring.also or ()):
+            raise ValueError(
+                "evaluate.scoring.also: bleu_tokenised needs the target's language, which this corpus does not tell; "
+                "set evaluate.scoring.language, such as de, or leave it out"
             )
         return self
 
@@ -121,7 +161,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     text = text_fingerprint(config.corpus)
-    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text)
+    pairs = open_corpus(config.corpus, vocabulary, config.vocabulary, context, text, config.prepared)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
     model = _new_model(config, vocabulary, context)
     loss = TranslationLoss(
@@ -136,7 +176,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         schedule = schedule.model_copy(update={"better": config.plateau_better})
     update = Update(loss, config.optimizer, schedule, config.update, context, updates=config.updates)
     order = BatchOrder(
-        pairs, config.batch_tokens, config.longest, context, accumulate=config.update.accumulate, corpus=text
+        pairs,
+        config.batch_tokens,
+        config.longest,
+        context,
+        accumulate=config.update.accumulate,
+        corpus=text,
+        segmenter=Segmenter(pairs, vocabulary, config.vocabulary, context) if config.vocabulary.sampled else None,
     )
     state: dict[str, Stateful] = {"model": model, "update": update, "order": order, "vocabulary": vocabulary}
     average = ExponentialAverage(model, config.ema_decay) if config.ema_decay else None
@@ -166,11 +212,52 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
 
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
-    """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`."""
-    model, vocabulary, update = restore_model(config, context)
-    held = hold_out(config.corpus, config.evaluate, vocabulary)
-    found = yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update)
-    yield Step(update, found.metrics, media={"scores": as_table(found.scores), "samples": found.samples})
+    """Score the checkpoint, or the average of the last `average` ones, on `evaluate.split`; tell what `report` asks.
+
+    Texts and scores are kept under `evaluations/` of the run folder, and the media show them.
+    """
+    evaluation, report = config.evaluate.with_all_scores(), config.report
+    model, vocabulary, update = open_ensemble(config, context, restore_model)
+    held = hold_out(config.corpus, evaluation, vocabulary)
+    rival = None if report.against is None else _find_rival(report.against, config, held, context)
+    found = yield from evaluate_model(model, vocabulary, held, evaluation, context, update)
+    tables = {"scores": as_table(found.scores), "lengths": length_table(held, found, report.buckets)}
+    if report.against is not None and rival is not None:
+        model, vocabulary, its_update = restore_model(*rival)
+        theirs = hold_out(rival[0].corpus, evaluation, vocabulary)
+        other = yield from evaluate_model(model, vocabulary, theirs, evaluation, context, its_update)
+        stream = numpy_stream(0, "bootstrap")  # not of this run's seed: the other one against this draws the same
+        differences = paired_bootstrap(found.scores, other.scores, report.resamples, stream)
+        tables["against"] = comparison_table(Path(report.against).name, differences)
+    tables |= {"worst": worst_table(held, found, report.worst), "samples": found.samples}
+    kept = None
+    if context.folder is not None:
+        place = context.folder / "evaluations" / f"{evaluation.split}-{update:06d}"
+        kept = keep(place, _settings(config, context, update), held, found, tables)
+    yield Step(update, found.metrics, media=tables)
+    if kept is not None:
+        logging.getLogger("footplate").info(f"texts and scores are kept in {relative(kept)}")
+
+
+def _settings(config: Config, context: Context, update: int) -> dict[str, Any]:
+    """All that the outputs of an evaluation follow from, besides the run itself."""
+    keys = config.model_dump(mode="json", include={"corpus", "average", "ema_decay", "ensemble"})
+    keys["evaluate"] = config.evaluate.model_dump(mode="json", include={"split", "sentences", "search", "prefix"})
+    return {"update": update, "seed": context.seed, "precision": context.precision, **keys}
+
+
+def _find_rival(name: str, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
+    """The other run and its checkpoint, to be evaluated as this one is. Raises FootplateError where it cannot be."""
+    try:
+        its_config, its_context = find_member(name, config, context)
+        mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, its_config))
+        if mine == its:  # its files may have moved since
+            its_config = its_config.model_copy(update={"corpus": config.corpus})
+        else:
+            require_same_texts(read_texts(its_config.corpus, config.evaluate), held.texts)
+    except FootplateError as error:
+        raise FootplateError(f"report.against: {error}") from error
+    return its_config, its_context
 
 
 def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary, int]:
@@ -193,7 +280,9 @@ def restore_model(config: Config, context: Context) -> tuple[Seq2Seq, Vocabulary
 
 def _new_model(config: Config, vocabulary: Vocabulary, context: Context) -> Seq2Seq:
     context.seed_torch("initialise")
-    return context.place(build_model(config.model, vocabulary.source.size, vocabulary.target.size))
+    model = build_model(config.model, vocabulary.source.size, vocabulary.target.size)
+    initialise(model, config.initialiser)
+    return context.place(model)
 
 
 def _say_what_is_trained_on(order: BatchOrder, vocabulary: Vocabulary, model: Seq2Seq, context: Context) -> None:

@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
+from footplate_nlp.corpora import Corpus, members
+from footplate_nlp.forced_prefix import check_prefix, encode_prefix
+from footplate_nlp.members import open_ensemble
 from footplate_nlp.search import SearchConfig, search
-from footplate_nlp.seq2seq import Seq2Seq
+from footplate_nlp.seq2seq import Searchable, Seq2Seq
 from footplate_nlp.tokenised import Pairs, Sentences
 from footplate_nlp.translation import Config, restore_model
 from footplate_nlp.vocabulary import Vocabulary
@@ -24,51 +30,78 @@ class Translation:
     """By which the search ranked it; the sum over the parts of a line that was cut."""
     parts: int = 1
     """Into how many parts the line was cut because it was too long; 0 for an empty line."""
+    source: tuple[int, ...] = ()
+    """What the model read, without the end of sentence; empty where the line was cut."""
+    target: tuple[int, ...] = ()
+    """What it wrote, likewise."""
 
 
 class Translator:
     """Translates lines in batches of similar length; what comes out for a line depends on that line alone.
 
     A line of more than `longest` tokens is cut into equal parts, which are translated apart and joined by blanks: the
-    memory of attention grows with the square of the length. An empty line translates into an empty line.
+    memory of attention grows with the square of the length. An empty line translates into an empty line. A forced
+    prefix begins the first part.
     """
 
-    def __init__(self, model: Seq2Seq, vocabulary: Vocabulary, config: SearchConfig, context: Context) -> None:
+    def __init__(
+        self, model: Searchable, vocabulary: Vocabulary, config: SearchConfig, context: Context, tag: str | None = None
+    ) -> None:
         self.batch_tokens = 4096
         self.longest = 512
         self._model = model
         self._vocabulary = vocabulary
         self._search = config
         self._context = context
+        self._head = vocabulary.source.head(tag)
         self._parts_seen = 0
+        self._lines_seen = 0
 
-    def __call__(self, lines: Sequence[str]) -> list[list[Translation]]:
+    def __call__(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
         """For each line its translations, the best first: as many as the search keeps.
 
-        Sampling goes on from call to call: the parts of all lines so far number its streams.
+        Sampling goes on from call to call: the parts of all lines so far number its streams. Raises FootplateError,
+        with the number of the line, where a prefix cannot be forced.
         """
         parts: list[list[int]] = []
         owned: list[range] = []
         for ids in self._vocabulary.source.encode(lines):
             count = -(-len(ids) // self.longest)
             owned.append(range(len(parts), len(parts) + count))
-            parts += [ids[index * len(ids) // count : (index + 1) * len(ids) // count] for index in range(count)]
-        found = self._translate(parts)
+            cuts = [index * len(ids) // count for index in range(count)] + [len(ids)]
+            parts += [self._head + ids[begin:end] for begin, end in pairwise(cuts)]
+        forced: list[list[int]] = [[] for _ in parts]
+        for index, prefix in enumerate(prefixes or ()):
+            if prefix and owned[index]:
+                first = owned[index][0]
+                where = f"line {self._lines_seen + index + 1}"
+                forced[first] = encode_prefix(prefix, self._vocabulary, where)
+                check_prefix(forced[first], self._search.length.maximum_for(len(parts[first]) + 1), where)
+        self._lines_seen += len(lines)
+        found = self._translate(parts, forced)
         return [_joined([found[part] for part in those]) for those in owned]
 
-    def _translate(self, parts: list[list[int]]) -> list[list[Translation]]:
+    def look(self, found: Translation) -> Attention:
+        """Where the model looked when it wrote this. Raises FootplateError where there is no one attention to show."""
+        if not isinstance(self._model, Seq2Seq):
+            raise FootplateError("--attention: of several models, each looks elsewhere; leave out the ensemble")
+        return look(self._model, self._vocabulary, found.source, found.target)
+
+    def _translate(self, parts: list[list[int]], forced: list[list[int]]) -> list[list[Translation]]:
         sentences = Sentences.of(parts)
         found: list[list[Translation]] = [[] for _ in parts]
         rows = np.arange(len(parts))
         for batch_rows in batches_by_width(Pairs(sentences, sentences), rows, self.batch_tokens):
             source_BS = torch.from_numpy(pad(sentences, batch_rows, end=True)).to(self._context.device)
             keys = [self._parts_seen + int(row) for row in batch_rows]
+            prefixes = [forced[row] for row in batch_rows]
             with torch.inference_mode(), self._context.autocast():
-                results = search(self._model, source_BS, self._search, seed=self._context.seed, keys=keys)
+                results = search(self._model, source_BS, self._search, self._context.seed, keys, prefixes)
             for row, hypotheses in zip(batch_rows, results, strict=True):
                 texts = self._vocabulary.target.decode(hypothesis.tokens for hypothesis in hypotheses)
                 found[row] = [
-                    Translation(text, hypothesis.score) for text, hypothesis in zip(texts, hypotheses, strict=True)
+                    Translation(text, hypothesis.score, 1, tuple(parts[row]), hypothesis.tokens)
+                    for text, hypothesis in zip(texts, hypotheses, strict=True)
                 ]
         self._parts_seen += len(parts)
         return found
@@ -77,13 +110,35 @@ class Translator:
 def _joined(parts: list[list[Translation]]) -> list[Translation]:
     if not parts:
         return [Translation("", 0.0, parts=0)]
+    if len(parts) == 1:
+        return parts[0]
     return [
-        Translation(" ".join(part.text for part in ranked), sum(part.score for part in ranked), len(parts))
+        Translation(
+            " ".join(part.text for part in ranked),
+            sum(part.score for part in ranked),
+            len(parts),
+        )
         for ranked in zip(*parts, strict=False)
     ]
 
 
-def open_translator(config: Config, context: Context) -> Translator:
-    """The translator of a checkpoint (or an average), which searches as `evaluate.search` says."""
-    model, vocabulary, _ = restore_model(config, context)
-    return Translator(model, vocabulary, config.evaluate.search, context)
+def open_translator(config: Config, context: Context, tag: str | None = None) -> Translator:
+    """The translator of a checkpoint, average or ensemble, which searches as `evaluate.search` says.
+
+    Raises FootplateError where the run does not know the tag, or every corpus that it learned from has one and it is
+    None.
+    """
+    model, vocabulary, _ = open_ensemble(config, context, restore_model)
+    require_tag(tag, vocabulary, config.corpus)
+    return Translator(model, vocabulary, config.evaluate.search, context, tag)
+
+
+def require_tag(tag: str | None, vocabulary: Vocabulary, corpus: Corpus) -> None:
+    """Raise FootplateError for a tag that the vocabulary lacks, or where there is none but was one in all training."""
+    there = ", ".join(vocabulary.source.tags())
+    if tag is None and all(member.tag is not None for member in members(corpus)):
+        raise FootplateError(f"--tag: this run was trained with a tag before every sentence; give one of: {there}")
+    if tag is not None and not there:
+        raise FootplateError(f"--tag: {tag!r}, but this run was trained without tags; leave it out")
+    if tag is not None and tag not in vocabulary.source.tags():
+        raise FootplateError(f"--tag: {tag!r} is none of this run's tags; give one of: {there}")

@@ -5,6 +5,9 @@ Ids: pad 0, unknown 1, begin of sentence 2, end of sentence 3 (`symbols`), then 
 The default normaliser `nmt_nfkc` is lossy: it applies Unicode NFKC (full-width letters, ligatures and the like become
 plain ones), drops control characters and folds runs of white space, so that decoding returns the normalised text. With
 `identity` only white space is folded.
+
+Tags are control symbols, `<2de>` for the tag `de`, behind the four: sentencepiece never finds one in text, whatever
+is written there.
 """
 
 import hashlib
@@ -19,10 +22,12 @@ import torch
 from pydantic import Field
 
 from footplate.errors import ConfigError, FootplateError
-from footplate.section import Count, Section
+from footplate.section import Count, Positive, Probability, Section
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 
 Normaliser = Literal["nmt_nfkc", "identity"]
+SPACE = "\u2581"
+"""What sentencepiece writes for a space; a piece has it at most as its first character."""
 
 sentencepiece.set_min_log_level(2)  # its notes on the training of a vocabulary would break the live display
 
@@ -30,10 +35,8 @@ sentencepiece.set_min_log_level(2)  # its notes on the training of a vocabulary 
 class Subwords(Section):
     """Pieces of words, learned from the training text."""
 
-    kind: Literal["bpe", "unigram"] = "bpe"
-    """`bpe` merges frequent pairs (Sennrich et al. 2016), `unigram` prunes a language model of pieces (Kudo 2018)."""
     size: Count = 8000
-    """Pieces in the vocabulary (in each, when they are separate), the four special ones and any bytes included."""
+    """Pieces in the vocabulary (in each, when they are separate), the special ones and any bytes included."""
     joint: bool = True
     """One vocabulary for both languages, as tied source embeddings need; or one for each."""
     byte_fallback: bool = True
@@ -44,6 +47,34 @@ class Subwords(Section):
     """`nmt_nfkc` is lossy (Unicode NFKC); `identity` keeps the characters."""
     training_lines: Count = 2_000_000
     """At most this many pairs are read to learn the pieces: the head of the corpus. Bounds the memory."""
+
+
+class Bpe(Subwords):
+    """Pieces that merge frequent pairs (Sennrich et al. 2016)."""
+
+    kind: Literal["bpe"] = "bpe"
+    """Byte-pair encoding."""
+    bpe_dropout: Probability = 0.0
+    """In training each merge is left out with this probability, drawn anew each epoch; 0.1 is usual, 0 is off."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether training draws segmentations."""
+        return self.bpe_dropout > 0
+
+
+class Unigram(Subwords):
+    """Pieces of a pruned language model (Kudo 2018)."""
+
+    kind: Literal["unigram"] = "unigram"
+    """A unigram language model over pieces."""
+    sampling_alpha: Positive | None = None
+    """In training draw a segmentation x as likely as P(x)^alpha, anew each epoch; 0.1 to 0.5 are usual; null is off."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether training draws segmentations."""
+        return self.sampling_alpha is not None
 
 
 class Symbols(Section):
@@ -58,8 +89,13 @@ class Symbols(Section):
     training_lines: Count = 2_000_000
     """At most this many pairs are read."""
 
+    @property
+    def sampled(self) -> bool:
+        """Never: a word, or a character, has one segmentation."""
+        return False
 
-VocabularyConfig = Annotated[Subwords | Symbols, Field(discriminator="kind")]
+
+VocabularyConfig = Annotated[Bpe | Unigram | Symbols, Field(discriminator="kind")]
 
 
 class Tokenizer:
@@ -82,6 +118,44 @@ class Tokenizer:
         """The ids of each line; an empty line has none."""
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1)
         return ids
+
+    def normalise(self, lines: Sequence[str]) -> list[str]:
+        """The lines as they are cut into pieces, with `SPACE` for each space and before the first word."""
+        return [self._processor.normalize(line) for line in lines]
+
+    def scores(self) -> list[float]:
+        """The score of each piece by id: of BPE minus its rank, of unigram its log-probability."""
+        return [float(self._processor.get_score(index)) for index in range(self.size)]
+
+    def normal_pieces(self) -> dict[str, int]:
+        """The ids of the pieces that text is cut into: neither special ones nor bytes nor tags."""
+        kinds = (self._processor.is_control, self._processor.is_unknown, self._processor.is_byte)
+        return {piece: index for index, piece in enumerate(self.pieces()) if not any(kind(index) for kind in kinds)}
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether characters that are no piece are spelled in bytes."""
+        return bool(self._processor.is_byte(self._processor.piece_to_id("<0x00>")))
+
+    def spell(self, character: str) -> list[int]:
+        """The ids of a character that is no piece."""
+        if not self.has_bytes:
+            return [UNKNOWN]
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+
+    def tags(self) -> dict[str, int]:
+        """The id of each tag that was learned."""
+        pieces = ((index, piece) for index, piece in enumerate(self.pieces()) if self._processor.is_control(index))
+        return {piece[2:-1]: index for index, piece in pieces if piece.startswith("<2")}
+
+    def head(self, tag: str | None) -> list[int]:
+        """What stands before a source sentence: the tag's id, or nothing. Raises FootplateError for an unknown tag."""
+        if tag is None:
+            return []
+        tags = self.tags()
+        if tag not in tags:
+            raise FootplateError(f"tag {tag!r}: the vocabulary was learned without it; it has {_listed(tags)}")
+        return [tags[tag]]
 
     def decode(self, sentences: Iterable[Sequence[int]]) -> list[str]:
         """The text of each sentence, without line breaks (bytes may spell one)."""
@@ -118,13 +192,15 @@ class Vocabulary:
         assert self._target is not None, "the vocabulary is neither learned nor restored yet"
         return self._target
 
-    def learn(self, config: VocabularyConfig, pairs: Callable[[], Iterable[tuple[str, str]]]) -> None:
-        """Learn from training pairs, of which `pairs` begins a new pass at each call."""
-        sides: list[Iterable[int]] = [(0, 1)] if config.joint else [(0,), (1,)]
-        tokenizers = [
-            Tokenizer(_train(config, (pair[side] for pair in islice(pairs(), config.training_lines) for side in these)))
-            for these in sides
-        ]
+    def learn(
+        self, config: VocabularyConfig, pairs: Callable[[], Iterable[tuple[str, str]]], tags: Sequence[str] = ()
+    ) -> None:
+        """Learn from training pairs, of which `pairs` begins a new pass at each call, for a source that has `tags`."""
+        sides: list[tuple[int, ...]] = [(0, 1)] if config.joint else [(0,), (1,)]
+        tokenizers = []
+        for these in sides:
+            lines = (pair[side] for pair in islice(pairs(), config.training_lines) for side in these)
+            tokenizers.append(Tokenizer(_train(config, lines, tags if 0 in these else ())))
         self._source, self._target = tokenizers[0], tokenizers[-1]
 
     def fingerprint(self) -> str:
@@ -132,19 +208,29 @@ class Vocabulary:
         digests = (hashlib.sha256(tokenizer.model).hexdigest() for tokenizer in (self.source, self.target))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The models as bytes."""
-        tokenizers = {"source": self.source} if self.joint else {"source": self.source, "target": self.target}
-        return {side: torch.frombuffer(bytearray(each.model), dtype=torch.uint8) for side, each in tokenizers.items()}
+    def models(self) -> dict[str, bytes]:
+        """sentencepiece's model of each side; of the source alone where both share it."""
+        return {"source": self.source.model} | ({} if self.joint else {"target": self.target.model})
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take over saved models."""
-        models = {side: tensor.numpy().tobytes() for side, tensor in state.items()}
+    def load_models(self, models: Mapping[str, bytes]) -> None:
+        """Take over what `models` gave."""
         self._source = Tokenizer(models["source"])
         self._target = Tokenizer(models["target"]) if "target" in models else self._source
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The models as bytes."""
+        return {side: torch.frombuffer(bytearray(model), dtype=torch.uint8) for side, model in self.models().items()}
 
-def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Take over saved models."""
+        self.load_models({side: tensor.numpy().tobytes() for side, tensor in state.items()})
+
+
+def _listed(tags: Iterable[str]) -> str:
+    return ", ".join(tags) or "none"
+
+
+def _train(config: VocabularyConfig, lines: Iterable[str], tags: Sequence[str]) -> bytes:
     kind: dict[str, Any]
     if isinstance(config, Subwords):
         kind = {
@@ -154,7 +240,9 @@ def _train(config: VocabularyConfig, lines: Iterable[str]) -> bytes:
         }
     else:
         # use_all_vocab: the size is whatever the text has, but a size must be given all the same.
-        kind = {"vocab_size": 4, "use_all_vocab": True, "character_coverage": 1.0}
+        kind = {"vocab_size": 4 + len(tags), "use_all_vocab": True, "character_coverage": 1.0}
+    if tags:
+        kind["control_symbols"] = [f"<2{tag}>" for tag in tags]
     model = io.BytesIO()
     unreadable: list[FootplateError] = []
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from footplate.checkpoint import Checkpoint
 from footplate.job import Precision
+from footplate.pool import OpenPool, open_pool
+from footplate.shared_parameters import SharedParameters, ShareParameters
 from footplate.step import Part
 from footplate.streams import numpy_stream, torch_seed, torch_stream
 
@@ -37,6 +39,10 @@ class Context:
     """What `restore` reads, or None for a fresh start."""
     stop_requested: Callable[[], str | None] = lambda: None
     """The reason why this rank was asked to stop, such as a signal; None to go on."""
+    pool: OpenPool = open_pool
+    """Opens a pool of stateful workers: `context.pool(make, arguments, processes=True)`."""
+    share: ShareParameters = SharedParameters
+    """Puts the parameters of a module where all workers of a pool reach them: `context.share(module, optimizer)`."""
 
     def place(self, module: Module) -> Module:
         """The module on this rank's device, in float64 where that is the precision."""

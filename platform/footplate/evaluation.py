@@ -12,6 +12,7 @@ from footplate.job import Job, load_job
 from footplate.step import metric_value
 from footplate.tasks import load_task
 from footplate.tracking.console import Console
+from footplate.tracking.messages import messages_to
 
 _KEYS_OF_ANY_JOB = ("seed", "device", "precision", "threads", "deterministic", "debug")
 
@@ -62,6 +63,7 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], which: str) -> dic
     with process_settings(job), ExitStack() as on_exit:
         console = Console(job.updates, folder.name)
         on_exit.callback(console.close, "finished")
+        on_exit.enter_context(messages_to(console))
         for step in task.evaluate(job.config, local_context(job, folder.path, checkpoint)):
             if step.activity is not None:
                 console.activity(step.activity)

@@ -85,7 +85,7 @@ class Ledger:
         if self._clock is not None:
             self.seconds += now - self._clock
         else:
-            self._update_at_row += 1
+            self._update_at_row += step.update - self.update
             for name, amount in step.work.items():
                 self._work_at_row[name] = self._work_at_row.get(name, 0) + amount
         self._clock = now

@@ -1,6 +1,5 @@
 """The record of a run: what rank 0 writes into the run folder and shows on the screen."""
 
-import logging
 import math
 import time
 import traceback
@@ -16,6 +15,7 @@ from footplate.job import Job
 from footplate.ledger import Ledger
 from footplate.step import Activity, Part, Step
 from footplate.tracking import Tracker, open_trackers
+from footplate.tracking.messages import messages_to
 
 SECONDS_BETWEEN_STATUS = 1.0
 SECONDS_BETWEEN_LOOKS = 0.1  # at the `stop` file: a look costs more than the rest of a short update's books
@@ -46,11 +46,8 @@ class Record:
             self._tracker: Tracker = open_trackers(
                 self._job, self._folder, total_updates=self._job.updates, resumed_from=self._ledger.update
             )
+            opening.enter_context(messages_to(self._tracker))
             self._exit = opening.pop_all()
-        self._handler = _MessageHandler(self._tracker)
-        logger = logging.getLogger("footplate")
-        logger.addHandler(self._handler)
-        logger.setLevel(logging.INFO)
         higher = self._job.best is None or self._job.best.better == "higher"
         save = self._job.save
         self._store = CheckpointStore(
@@ -79,7 +76,6 @@ class Record:
             self._write_status(state=self._outcome, activity=None)
             self._tracker.close(self._outcome)
         finally:
-            logging.getLogger("footplate").removeHandler(self._handler)
             with suppress(OSError):  # whoever starts the run next removes it, or hears why not
                 self._folder.stop.unlink(missing_ok=True)
             self._exit.close()
@@ -173,12 +169,3 @@ class Record:
                     f"{self._folder.status}: cannot be written ({error.strerror}); training goes on, "
                     "`footplate runs` shows an older state"
                 )
-
-
-class _MessageHandler(logging.Handler):
-    def __init__(self, tracker: Tracker) -> None:
-        super().__init__(logging.INFO)
-        self._tracker = tracker
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._tracker.message(record.getMessage())

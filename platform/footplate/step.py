@@ -56,6 +56,8 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    aligned: bool = False
+    """Short cells, to be compared down the columns: shown as a line a row. Otherwise a row is read as a text."""
 
 
 @dataclass(frozen=True, slots=True)

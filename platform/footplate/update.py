@@ -125,6 +125,10 @@ class Update:
             **{name: Mean(*mean) for name, *mean in zip(names, totals, counts, strict=True)},
         }
 
+    def skip_to(self, number: int) -> None:
+        """Leave out the updates up to this number: schedule and random streams go on behind it."""
+        self.number = number
+
     def observe(self, metric_value: float) -> None:
         """Tell a plateau schedule the result of an evaluation; the others do not listen."""
         self._rate.observe(metric_value)

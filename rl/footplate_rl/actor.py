@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 
 from footplate.context import Context
+from footplate_rl.distributions import distribution_of
 from footplate_rl.groups import Group
 from footplate_rl.networks import ActorCritic
 from footplate_rl.rollout import Rollout
@@ -24,10 +25,14 @@ class Actor:
         self, groups: Sequence[Group], steps: int, environments: int, share: slice, threads: int, context: Context
     ) -> None:
         """A rollout has `steps` steps; this rank has the columns `share` of all `environments`; torch has `threads`."""
-        self._groups, self._shape_TN, self._share, self._context = groups, (steps, environments), share, context
+        self._groups, self._share, self._context = groups, share, context
         self._threads = threads
-        space = groups[0].environments.observation_space
-        self._rollouts = [Rollout(steps, share.stop - share.start, space, context) for _ in range(2)]
+        first = groups[0].environments
+        distribution = distribution_of(first.action_space)
+        self._shape_TNX = (steps, environments, *distribution.shape)
+        self._rollouts = [
+            Rollout(steps, share.stop - share.start, first.observation_space, distribution, context) for _ in range(2)
+        ]
         self._snapshot: ActorCritic | None = None
         self._thread = ThreadPoolExecutor(1, "actor")
         self._ahead: Future[Rollout] | None = None
@@ -62,12 +67,12 @@ class Actor:
         self._thread.shutdown()
 
     def _play(self, network: ActorCritic, number: int) -> Rollout:
-        uniforms_TN = self._context.stream("act", number).random(self._shape_TN)
+        uniforms_TNX = self._context.stream("act", number).random(self._shape_TNX)
         # A number of the calling thread's own: a learner beside this one keeps its.
         learning_threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            self._rollouts[0].collect(network, self._groups, uniforms_TN[:, self._share])
+            self._rollouts[0].collect(network, self._groups, uniforms_TNX[:, self._share])
         finally:
             torch.set_num_threads(learning_threads)
         return self._rollouts[0]

@@ -11,10 +11,11 @@ Axes: T step, N environment, B window of a batch.
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete, Space
+from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -26,12 +27,15 @@ from footplate.schedules import Constant, Plateau, Schedule
 from footplate.section import Count, Fraction, Positive, Section
 from footplate.step import Activity, Step
 from footplate.update import Update, UpdateConfig
+from footplate_rl.action_values import QNetwork
 from footplate_rl.environments import EnvironmentConfig, Environments, make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy
-from footplate_rl.exploration import EpsilonGreedy, Exploration, Explorer
+from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved
+from footplate_rl.exploration import EpsilonGreedy
+from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.networks import Nature
-from footplate_rl.q_learning import HardTarget, Lessons, QLoss, Target, bootstrap_values, n_step_targets
-from footplate_rl.q_networks import QNetwork, ValueNetwork, build_q_network
+from footplate_rl.policy import Policy
+from footplate_rl.q_learning import HardTarget, Lessons, ReplayLoss, Target, bootstrap_values, n_step_targets
+from footplate_rl.q_networks import DuelingNetwork, ValueNetwork, build_value_network
 from footplate_rl.replay.kinds import ReplayConfig, UniformReplay, build_replay, rows_needed, stacked_frames
 from footplate_rl.replay.replay import Batch, Replay
 from footplate_rl.rollout import episode_metrics
@@ -77,7 +81,7 @@ class Config(Section):
     """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
     huber: Positive | None = 1.0
     """Errors beyond this count linearly and not squared; null squares all."""
-    exploration: Exploration = Exploration()
+    exploration: FallingEpsilon = FallingEpsilon()
     """How often a random action is taken."""
     target: Target = HardTarget()
     """How the network that targets are computed with follows."""
@@ -208,10 +212,10 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         context.seed_torch("initialise")
         network = _network(config, environments.observation_space, environments.action_space, context)
         target = deepcopy(network).requires_grad_(False)
-        loss = QLoss(network, config.huber)
+        loss = ReplayLoss(network, config.huber)
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         replay = _replay(config, environments)
-        policy = EpsilonGreedy(network, context, config.exploration.initial)
+        policy = _policy(network, environments.action_space, config.exploration.initial, context)
         explorer = Explorer(environments, policy, replay, config.reward_clip)
         context.restore(model=network, target=target, update=update, replay=replay)
         explorer.reset(update.number)
@@ -222,20 +226,22 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             if update.number % config.updates_per_rollout == 0:
                 rollout = update.number // config.updates_per_rollout
                 steps = rollout * config.rollout_steps * config.environments
-                policy.epsilon = config.exploration.at(steps * environments.frames_per_step)
+                epsilon = config.exploration.at(steps * environments.frames_per_step)
+                explorer.policy = _policy(network, environments.action_space, epsilon, context)
                 explorer.play(context.stream("act", rollout).random((config.rollout_steps, config.environments)))
             batch = replay.sample(config.batch_size, context.stream("replay", update.number), _beta(config, update))
             loss.errors.clear()
             metrics = update(_lessons(batch, target, network, config, context))
             replay.update(batch.rows_B, torch.cat(loss.errors).abs().cpu().numpy())
             config.target.follow(target, network, update.number)
-            metrics |= {"train/epsilon": policy.epsilon, **episode_metrics(explorer.episodes, context)}
+            metrics |= {"train/epsilon": epsilon, **episode_metrics(explorer.episodes, context)}
             steps, explorer.transitions, explorer.episodes = explorer.transitions, 0, []
 
             last = update.number == config.updates
             boundary = last or update.number % config.reset_every_updates == 0
             if last or config.evaluate.due(update.number):
-                metrics |= yield from _evaluated(network, config, context, update)
+                greedy = _policy(network, environments.action_space, config.evaluate.epsilon, context)
+                metrics |= yield from _evaluated(greedy, config, context, update)
             if boundary:
                 explorer.cut()
             yield Step(
@@ -250,23 +256,23 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
     """Play `config.evaluate` with the saved policy, on other seeds than those that chose the best checkpoint."""
-    with closing(make_environments(config.environment, 1, seed=context.seed, training=False)) as environments:
-        policy = playing_policy(config, environments.observation_space, environments.action_space, context)
-    update = 0 if context.checkpoint is None else context.checkpoint.update
-    stream = "final evaluation"
-    metrics = yield from evaluate_policy(policy, config.environment, config.evaluate, context, update, stream)
-    yield Step(update, metrics)
+    yield from evaluate_saved(partial(saved_policy, config), config.environment, config.evaluate, context)
 
 
-def playing_policy(config: Config, observations: Space[Any], actions: Space[Any], context: Context) -> EpsilonGreedy:
-    """The policy saved in `context.checkpoint`, for environments of these spaces."""
+def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
+    """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
     network = _network(config, observations, actions, context)
     context.restore(model=network)
-    return EpsilonGreedy(network, context, config.evaluate.epsilon)
+    return _policy(network, actions, config.evaluate.epsilon, context)
 
 
-def _network(config: Config, observations: Space[Any], actions: Space[Any], context: Context) -> QNetwork:
-    return context.place(build_q_network(config.network, observations, actions, dueling=config.dueling))
+def _network(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> QNetwork | DuelingNetwork:
+    return context.place(build_value_network(config.network, observations, actions, dueling=config.dueling))
+
+
+def _policy(network: nn.Module, actions: Discrete | Box, epsilon: float, context: Context) -> Policy:
+    assert isinstance(actions, Discrete)
+    return Policy(network, EpsilonGreedy(int(actions.n), epsilon), context)
 
 
 def _replay(config: Config, environments: Environments) -> Replay:
@@ -317,9 +323,8 @@ def _lessons(batch: Batch, target: nn.Module, network: nn.Module, config: Config
 
 
 def _evaluated(
-    network: nn.Module, config: Config, context: Context, update: Update
+    policy: Policy, config: Config, context: Context, update: Update
 ) -> Generator[Step, None, dict[str, float]]:
-    policy = EpsilonGreedy(network, context, config.evaluate.epsilon)
     evaluated = yield from evaluate_policy(policy, config.environment, config.evaluate, context, update.number)
     update.observe(evaluated["eval/return"])
     return evaluated

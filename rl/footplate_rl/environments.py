@@ -57,6 +57,12 @@ class Transitions:
     episodes: tuple[Episode, ...]
     """The episodes that came to their end in this step."""
 
+    @property
+    def begins_N(self) -> NDArray[np.bool_]:  # noqa: N802 - it ends in its axes
+        """Where `observations_NO` is the first observation of an episode, or one that nobody acts on."""
+        begins_N: NDArray[np.bool_] = self.terminated_N | self.truncated_N | ~self.valid_N
+        return begins_N
+
 
 @dataclass(frozen=True, slots=True)
 class Seeds:

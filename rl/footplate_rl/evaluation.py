@@ -14,13 +14,13 @@ from footplate.context import Context
 from footplate.section import Count, Every
 from footplate.step import Activity, Step
 from footplate_rl.environments import AtariConfig, Environments, Episode, GymnasiumConfig, OwnConfig, make_environments
-from footplate_rl.policy import Choice, Player
+from footplate_rl.policy import Choice, Policy
 
 _STEPS_BETWEEN_NEWS = 100
 
 
 class Quota(Every):
-    """A fixed quota of episodes for each of some environments."""
+    """A fixed quota of episodes for each of some environments that are used for nothing else."""
 
     episodes: Count = 100
     """How many episodes are counted, shared out evenly over the environments beforehand: the first ones of each."""
@@ -29,7 +29,7 @@ class Quota(Every):
 
 
 class Evaluation(Quota):
-    """A fixed quota of episodes for each of some environments that are used for nothing else."""
+    """The quota, and how a policy chooses its actions in it."""
 
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
@@ -68,7 +68,7 @@ def bootstrap_interval(
 
 
 def evaluate_policy(
-    policy: Player,
+    policy: Policy,
     environment: GymnasiumConfig | OwnConfig | AtariConfig,
     config: Quota,
     context: Context,
@@ -90,8 +90,9 @@ def evaluate_policy(
         )
         generator = context.stream(f"{stream}/act", update)
         with closing(environments):
+            shape = (len(quota), *policy.sampler.shape)
             playing = _play(
-                policy, environments, update, quota[mine], mine.start, lambda: generator.random(len(quota))[mine]
+                policy, environments, update, quota[mine], mine.start, lambda: generator.random(shape)[mine]
             )
             for episode in playing:
                 own += [] if episode is None else [episode]
@@ -107,8 +108,26 @@ def evaluate_policy(
     }
 
 
+def evaluate_saved(
+    saved_policy: Callable[..., Policy],
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    config: Quota,
+    context: Context,
+) -> Iterator[Step]:
+    """Play the quota with `saved_policy(observations, actions, context)`, the policy in `context.checkpoint`.
+
+    Seeds are others than those that chose the best checkpoint. The last step carries the metrics.
+    """
+    with closing(make_environments(environment, 1, seed=context.seed, training=False)) as environments:
+        spaces = environments.observation_space, environments.action_space
+    policy = saved_policy(*spaces, context)
+    update = 0 if context.checkpoint is None else context.checkpoint.update
+    metrics = yield from evaluate_policy(policy, environment, config, context, update, "final evaluation")
+    yield Step(update, metrics)
+
+
 def _play(
-    policy: Player,
+    policy: Policy,
     environments: Environments,
     reset: int,
     quota: Sequence[int],
@@ -118,9 +137,10 @@ def _play(
     """The episodes that count, as they end; None now and then, so that whoever consumes this can breathe."""
     left_N = np.array(quota)
     observations_NO = environments.reset(reset)
+    begins_N = np.ones(len(quota), np.bool_)
     for number in count(1):
-        step = environments.step(policy.act(observations_NO, uniforms()))
-        observations_NO = step.observations_NO
+        step = environments.step(policy.act(observations_NO, uniforms(), begins_N))
+        observations_NO, begins_N = step.observations_NO, step.begins_N
         for episode in step.episodes:
             row = episode.environment - first_index
             left_N[row] -= 1

@@ -1,101 +1,107 @@
-"""Epsilon-greedy: mostly the action of the highest value, now and then any.
+"""Exploration by chance: how often an actor takes a random action, and how that rate is drawn.
 
-Axes: N environment, A action, T step.
+Axes: N environment, A action.
 """
 
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from footplate.context import Context
-from footplate.section import Fraction, Section, WholeNumber
-from footplate_rl.environments import Environments, Episode, Observations
-from footplate_rl.replay.replay import Replay
+from footplate.section import Count, Fraction, Section, WholeNumber
 
 
-class Exploration(Section):
-    """How often a random action is taken: in a straight line from `initial` to `final`, then constant."""
+class _Resampled(Section):
+    """A rate that each actor draws anew from time to time; until `anneal_updates` it falls to what was drawn."""
 
-    initial: Fraction = 1.0
-    """While the replay is filled, and when learning starts."""
-    final: Fraction = 0.1
-    """From `decay_frames` on."""
-    decay_frames: WholeNumber = 4_000_000
-    """How many frames, over all environments, lie between the start of learning and `final`."""
+    kind: str
+    resample_every_updates: Count = 1_000
+    """After how many updates of all workers together each actor draws anew."""
+    anneal_updates: WholeNumber = 200_000
+    """Over how many updates the rate falls, in a straight line, from 1 to what was drawn; 0: at once."""
 
-    def at(self, frames: int) -> float:
-        """Epsilon when so many frames have passed since learning started.
-
-        >>> [Exploration(decay_frames=100).at(frames) for frames in (0, 50, 1000)]
-        [1.0, 0.55, 0.1]
-        """
-        share = min(1.0, frames / self.decay_frames) if self.decay_frames else 1.0
-        return self.final + (1 - share) * (self.initial - self.final)
+    def at(self, update: int, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rates in this update, for what was drawn: 1 + (drawn - 1) min(1, update / anneal_updates)."""
+        progress = min(1.0, update / self.anneal_updates) if self.anneal_updates else 1.0
+        return 1 + (drawn - 1) * progress
 
 
-def epsilon_greedy(values_NA: Tensor, uniforms_N: Tensor, epsilon: float) -> Tensor:
-    """The action of the highest value where the uniform number is epsilon or more, else a random one.
+class Choice(_Resampled):
+    """One of some rates, each with its probability.
 
-    One number a row does both: below epsilon it is uniform in [0, epsilon).
-
-    >>> epsilon_greedy(torch.tensor([[0.0, 1.0, 2.0]] * 4), torch.tensor([0.0, 0.2, 0.29, 0.3]), 0.3).tolist()
-    [0, 2, 2, 2]
-    >>> epsilon_greedy(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0.1]), 0.3).tolist()
-    [1]
+    Source: Mnih et al. 2016 (arXiv 1602.01783), section 5.1: 0.1, 0.01, 0.5 with probabilities 0.4, 0.3, 0.3, over the
+    first four million frames.
     """
-    actions = values_NA.shape[1]
-    random_N = (uniforms_N.double() / max(epsilon, 1e-300) * actions).long().clamp(max=actions - 1)
-    return torch.where(uniforms_N < epsilon, random_N, values_NA.argmax(dim=1))
+
+    kind: Literal["choice"] = "choice"
+    rates: tuple[Fraction, ...] = (0.1, 0.01, 0.5)
+    """What can be drawn."""
+    probabilities: tuple[Fraction, ...] = (0.4, 0.3, 0.3)
+    """How likely each of them is; together 1."""
+
+    @model_validator(mode="after")
+    def _are_probabilities(self) -> "Choice":
+        if len(self.rates) != len(self.probabilities) or abs(sum(self.probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"probabilities: {len(self.probabilities)} that add up to {sum(self.probabilities):g}, for "
+                f"{len(self.rates)} rates; give one for each, together 1"
+            )
+        return self
+
+    def draw(self, uniforms_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A rate for each uniform number in [0, 1).
+
+        >>> Choice().draw(np.array([0.39, 0.41, 0.99])).tolist()
+        [0.1, 0.01, 0.5]
+        """
+        edges = np.cumsum(self.probabilities)[:-1]
+        rates_N: NDArray[np.float64] = np.array(self.rates)[np.searchsorted(edges, uniforms_N, side="right")]
+        return rates_N
+
+
+class Uniform(_Resampled):
+    """Any rate between two bounds, each as likely."""
+
+    kind: Literal["uniform"]
+    low: Fraction = 0.01
+    """The least that can be drawn."""
+    high: Fraction = 0.5
+    """The most."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "Uniform":
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low:g} is above high: {self.high:g}; exchange them")
+        return self
+
+    def draw(self, uniforms_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A rate for each uniform number in [0, 1)."""
+        return self.low + (self.high - self.low) * uniforms_N
+
+
+Exploration = Annotated[Choice | Uniform, Field(discriminator="kind")]
 
 
 class EpsilonGreedy:
-    """A network of action values that acts; `epsilon` may be changed at any time."""
+    """`Sampler` of actions by their values: with probability epsilon any action, else the best one."""
 
-    def __init__(self, network: nn.Module, context: Context, epsilon: float) -> None:
-        self.network, self.epsilon = network, epsilon
-        self._context = context
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype | None = torch.int64
 
-    @torch.inference_mode()
-    def act(self, observations_NO: Observations, uniforms_N: NDArray[np.float64]) -> NDArray[np.int64]:
-        """An action for each environment."""
-        with self._context.autocast():
-            values_NA = self.network(torch.from_numpy(observations_NO).to(self._context.device))
-        uniforms = torch.from_numpy(uniforms_N).to(self._context.device)
-        actions_N: NDArray[np.int64] = epsilon_greedy(values_NA, uniforms, self.epsilon).cpu().numpy()
-        return actions_N
+    def __init__(self, actions: int, epsilon_N: NDArray[np.float64] | float) -> None:
+        """`epsilon_N` is each environment's rate, or one for all."""
+        self.outputs = actions
+        self.epsilon_N = epsilon_N
 
+    def sample(self, outputs_NP: Tensor, uniforms_NX: Tensor) -> Tensor:
+        """Where a uniform number is below epsilon, what is left of it chooses the action."""
+        epsilon_N = torch.as_tensor(self.epsilon_N, dtype=torch.float64, device=uniforms_NX.device)
+        share_N = uniforms_NX.double() / epsilon_N.clamp(min=1e-12)
+        any_N = (share_N * self.outputs).long().clamp(max=self.outputs - 1)
+        return torch.where(uniforms_NX < epsilon_N, any_N, self.likeliest(outputs_NP))
 
-class Explorer:
-    """Plays environments into a replay."""
-
-    def __init__(
-        self, environments: Environments, policy: EpsilonGreedy, replay: Replay, reward_clip: float | None
-    ) -> None:
-        self._environments, self._policy, self._replay, self._clip = environments, policy, replay, reward_clip
-        self._observations_NO: NDArray[Any] = np.empty(0)
-        self.episodes: list[Episode] = []
-        """Those that came to their end since this was emptied."""
-        self.transitions = 0
-        """How many there were since this was set to zero."""
-
-    def reset(self, number: int) -> None:
-        """All environments start anew with the seeds of their `number`-th reset."""
-        self._observations_NO = self._environments.reset(number)
-
-    def cut(self) -> None:
-        """Let the replay end what is in progress, before a reset."""
-        self._replay.cut(self._observations_NO)
-
-    def play(self, uniforms_TN: NDArray[np.float64]) -> None:
-        """A step for each row of uniform numbers."""
-        for uniforms_N in uniforms_TN:
-            actions_N = self._policy.act(self._observations_NO, uniforms_N)
-            step = self._environments.step(actions_N)
-            rewards_N = step.rewards_N if self._clip is None else step.rewards_N.clip(-self._clip, self._clip)
-            self._replay.add(self._observations_NO, actions_N, step, rewards_N)
-            self._observations_NO = step.observations_NO
-            self.episodes += step.episodes
-            self.transitions += int(np.count_nonzero(step.valid_N))
+    def likeliest(self, outputs_NP: Tensor) -> Tensor:
+        return outputs_NP.argmax(dim=-1)

@@ -1,12 +1,16 @@
 """Which environments are this rank's, and the groups in which they step.
 
-Axes: N environment of a group, O all axes of one observation.
+Axes: N environment of a group, O all axes of one observation, 2NU the two states of an LSTM of U units.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from footplate.context import Context
 from footplate.errors import FootplateError
@@ -45,10 +49,16 @@ class Group:
     """Their columns in a rollout of this rank."""
     observations_NO: Observations = field(init=False)
     """What to act on next; there once `reset` was called."""
+    begins_N: NDArray[np.bool_] = field(init=False)
+    """Whose observation is the first of an episode."""
+    state_2NU: Tensor | None = field(init=False)
+    """What a network with a memory remembers of what came before; None: nothing."""
 
     def reset(self, number: int) -> None:
-        """Start all of them anew with the seeds of their `number`-th reset."""
+        """Start all of them anew with the seeds of their `number`-th reset; nothing is remembered."""
         self.observations_NO = self.environments.reset(number)
+        self.begins_N = np.ones(len(self.observations_NO), np.bool_)
+        self.state_2NU = None
 
 
 @contextmanager

@@ -1,19 +1,21 @@
-"""Networks of actor-critic agents: from a batch of observations to the policy's logits and the value.
+"""Networks of actor-critic agents: from a batch of observations to what describes the policy, and the value.
 
-Axes: M observation of the batch, A action; C, H, W channel, height and width of an image; F feature.
+Axes: M observation of the batch, A action, P number that describes the policy: logits_MA, or for continuous actions
+means and logarithms of the standard deviations; C, H, W channel, height and width of an image; F feature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Annotated, Literal
 
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Space
 from pydantic import Field
 from torch import Tensor, nn
 
 from footplate.errors import FootplateError
 from footplate.section import Count, Section
+from footplate_rl.distributions import Categorical, distribution_of
 
 Initialiser = Literal["torch", "orthogonal"]
 
@@ -57,54 +59,87 @@ _FEATURES = {"nips": 256, "nature": 512}
 
 
 class ActorCritic(nn.Module):
-    """Logits and values of a batch of observations; bytes are scaled by 1/255 inside."""
+    """Outputs of the policy and values of a batch of observations; bytes are scaled by 1/255 inside."""
 
-    def __init__(self, policy_trunk: nn.Module, value_trunk: nn.Module | None, features: int, actions: int) -> None:
-        """`value_trunk` is None where the value stands on the policy's trunk."""
+    def __init__(
+        self, policy_trunk: nn.Module, value_trunk: nn.Module | None, features: tuple[int, int], actions: int, axes: int
+    ) -> None:
+        """Trunks that put out `features[0]` features, heads that take `features[1]`: another number stands where
+        something comes between. `value_trunk` is None where the value stands on the policy's.
+
+        The policy has logits of `actions` discrete actions, or else means of `axes` continuous ones, whose deviations
+        are parameters that do not depend on the observation and start at 1.
+        """
         super().__init__()
         self.policy_trunk = policy_trunk
         self.value_trunk = value_trunk
-        self.policy = nn.Linear(features, actions)
-        self.value = nn.Linear(features, 1)
+        self.features = features[0]
+        self.policy = nn.Linear(features[1], actions + axes)
+        self.value = nn.Linear(features[1], 1)
+        self.log_deviation_A = nn.Parameter(torch.zeros(axes)) if axes else None
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """logits_MA and values_M of observations of shape (M, ...)."""
-        if observations.ndim == 4 and observations.device.type == "cpu" and torch.is_grad_enabled():
-            # The CPU's backward convolutions are twice as fast channels-last (NIPS: 185 us a transition against 398);
-            # forward alone they are no faster.
-            observations = observations.contiguous(memory_format=torch.channels_last)
-        inputs = observations.to(self.value.weight.dtype)
-        if observations.dtype == torch.uint8:
-            inputs = inputs.mul_(1 / 255)  # in place: `to` has just made this tensor
+        """outputs_MP and values_M of observations of shape (M, ...)."""
+        inputs = scaled(observations, self.value.weight.dtype)
         features_MF = self.policy_trunk(inputs)
-        value_features_MF = features_MF if self.value_trunk is None else self.value_trunk(inputs)
-        return self.policy(features_MF), self.value(value_features_MF).squeeze(-1)
+        return self.heads(features_MF, None if self.value_trunk is None else self.value_trunk(inputs))
+
+    def heads(self, features_MF: Tensor, value_features_MF: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """outputs_MP and values_M of the features; the value has its own, or None."""
+        outputs_MP = self.policy(features_MF)
+        if self.log_deviation_A is not None:
+            outputs_MP = torch.cat([outputs_MP, self.log_deviation_A.expand_as(outputs_MP)], dim=-1)
+        return outputs_MP, self.value(features_MF if value_features_MF is None else value_features_MF).squeeze(-1)
 
 
-def build_network(config: MLP | NIPS | Nature, observations: Space[object], actions: Space[object]) -> ActorCritic:
+def scaled(observations: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a trunk takes: numbers of this type, bytes brought to between 0 and 1."""
+    if observations.ndim == 4 and observations.device.type == "cpu" and torch.is_grad_enabled():
+        # The CPU's backward convolutions are twice as fast channels-last (NIPS: 185 us a transition against 398);
+        # forward alone they are no faster.
+        observations = observations.contiguous(memory_format=torch.channels_last)
+    inputs = observations.to(dtype)
+    if observations.dtype == torch.uint8:
+        inputs = inputs.mul_(1 / 255)  # in place: `to` has just made this tensor
+    return inputs
+
+
+def build_network(
+    config: MLP | NIPS | Nature,
+    observations: Space[object],
+    actions: Space[object],
+    head_features: int | None = None,
+) -> ActorCritic:
     """The network for these spaces, its weights drawn from torch's global generator.
 
-    Raises FootplateError where the spaces don't suit it.
+    Its heads take `head_features`, None: what the trunk puts out. Raises FootplateError where the spaces don't suit it.
     """
-    if not isinstance(actions, Discrete):
-        raise FootplateError(f"network: actions are {actions}; use an environment with discrete actions.")
+    distribution = distribution_of(actions)
+    policy_trunk, features = build_trunk(config, observations)
+    value_trunk = None
+    if isinstance(config, MLP) and not config.shared:
+        # The order of the draws is that of the first recipes.
+        policy_trunk, value_trunk = build_trunk(config, observations)[0], policy_trunk
+    counts = (distribution.outputs, 0) if isinstance(distribution, Categorical) else (0, distribution.outputs // 2)
+    network = ActorCritic(policy_trunk, value_trunk, (features, head_features or features), *counts)
+    if config.initialiser == "orthogonal":
+        initialise_orthogonally(network, {network.policy: 0.01, network.value: 1.0})
+    return network
+
+
+def build_trunk(config: MLP | NIPS | Nature, observations: Space[object]) -> tuple[nn.Module, int]:
+    """The hidden layers, from observations of this space to features, and how many of those there are.
+
+    Raises FootplateError where the space doesn't suit them.
+    """
     if not isinstance(observations, Box):
         raise FootplateError(
             f"network: observations are {observations}; use an environment whose observations are one array."
         )
     if isinstance(config, MLP):
         width = prod(observations.shape)
-        value_trunk = None if config.shared else _fully_connected(width, config)
-        network = ActorCritic(
-            _fully_connected(width, config), value_trunk, config.hidden[-1] if config.hidden else width, int(actions.n)
-        )
-    else:
-        network = ActorCritic(
-            _convolutional(config.kind, observations.shape), None, _FEATURES[config.kind], int(actions.n)
-        )
-    if config.initialiser == "orthogonal":
-        _initialise_orthogonally(network)
-    return network
+        return _fully_connected(width, config), config.hidden[-1] if config.hidden else width
+    return _convolutional(config.kind, observations.shape), _FEATURES[config.kind]
 
 
 def _fully_connected(width: int, config: MLP) -> nn.Sequential:
@@ -135,14 +170,13 @@ def _convolutional(kind: str, shape_CHW: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, _FEATURES[kind]), nn.ReLU())
 
 
-def _initialise_orthogonally(network: ActorCritic) -> None:
-    """Gain sqrt(2), 1 for the value, and 0.01 for the policy, which makes it start near uniform; no bias.
+def initialise_orthogonally(network: nn.Module, gains: Mapping[nn.Module, float]) -> None:
+    """Gain sqrt(2), no bias; other gains for heads: 1 for a value, 0.01 for a policy, which starts it near uniform.
 
     Source: Saxe et al. 2014 (arXiv 1312.6120); the gains are what reproductions of A2C and PPO agree on.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            gain = 0.01 if layer is network.policy else 1.0 if layer is network.value else sqrt(2)
-            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.orthogonal_(layer.weight, gains.get(layer, sqrt(2)))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -8,9 +8,11 @@ Environments can't be cloned, so all of them start anew every `reset_every_updat
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Literal
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
 
 from footplate.context import Context
@@ -21,12 +23,14 @@ from footplate.section import Count, Fraction, NonNegative, Positive, Section
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
-from footplate_rl.environments import EnvironmentConfig, make_environments
-from footplate_rl.evaluation import Evaluation, evaluate_policy
+from footplate_rl.distributions import distribution_of
+from footplate_rl.environments import EnvironmentConfig
+from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
 from footplate_rl.policy import Policy, load_policy
+from footplate_rl.returns import NStep, Returns
 from footplate_rl.rollout import episode_metrics
 
 
@@ -55,6 +59,8 @@ class Config(Section):
     """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
     reward_scale: Positive = 1.0
     """What multiplies each reward, once clipped, before it is learnt from: keeps values and gradients near 1."""
+    returns: Returns = NStep()
+    """What the value is trained towards and the advantage is reckoned with; the paper has `n_step`."""
     network: Network = NIPS()
     """What computes policy and value."""
     entropy_weight: NonNegative = 0.01
@@ -158,7 +164,8 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         network = context.place(
             build_network(config.network, environments.observation_space, environments.action_space)
         )
-        loss = ActorCriticLoss(network, config.value_weight, config.entropy_weight)
+        distribution = distribution_of(environments.action_space)
+        loss = ActorCriticLoss(network, distribution, config.value_weight, config.entropy_weight)
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         context.restore(model=network, update=update)
         actor.reset(update.number)
@@ -169,13 +176,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             boundary = last or (update.number + 1) % config.reset_every_updates == 0
             if config.lag and not boundary:
                 actor.start(network, update.number + 1)
-            returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale)
+            returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale, config.returns)
             metrics = update(list(rollout.microbatches(returns_TN, config.update.accumulate)))
             metrics |= episode_metrics(rollout.episodes, context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
             if last or config.evaluate.due(update.number):
-                policy = Policy(network, context, config.evaluate.actions)
+                policy = Policy(network, distribution, context, config.evaluate.actions)
                 evaluated = yield from evaluate_policy(
                     policy, config.environment, config.evaluate, context, update.number
                 )
@@ -191,12 +198,11 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 actor.reset(update.number)
 
 
+def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
+    """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
+    return load_policy(config.network, observations, actions, context, config.evaluate.actions)
+
+
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
     """Play `config.evaluate` with the saved policy, on other seeds than those that chose the best checkpoint."""
-    with closing(make_environments(config.environment, 1, seed=context.seed, training=False)) as environments:
-        spaces = environments.observation_space, environments.action_space
-    policy = load_policy(config.network, *spaces, context, config.evaluate.actions)
-    update = 0 if context.checkpoint is None else context.checkpoint.update
-    stream = "final evaluation"
-    metrics = yield from evaluate_policy(policy, config.environment, config.evaluate, context, update, stream)
-    yield Step(update, metrics)
+    yield from evaluate_saved(partial(saved_policy, config), config.environment, config.evaluate, context)

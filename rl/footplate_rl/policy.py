@@ -1,63 +1,69 @@
 """From observations to actions: the policy that a network describes, for acting, evaluating and watching.
 
-Axes: N environment, A action.
+Axes: N environment, X all axes of an action, O all axes of an observation, U unit of a memory.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from footplate.context import Context
-from footplate_rl.networks import MLP, NIPS, ActorCritic, Nature, build_network
+from footplate_rl.distributions import Sampler, distribution_of
+from footplate_rl.networks import MLP, NIPS, Nature, build_network
+from footplate_rl.recurrent import LSTM, Memory, RecurrentActorCritic, build_recurrent_network
 
 Choice = Literal["sampled", "greedy"]
-
-
-def sample_actions(logits_NA: Tensor, uniforms_N: Tensor) -> Tensor:
-    """One action a row from softmax(logits), by inverting its distribution function at uniform numbers in [0, 1).
-
-    One number a row, so that an environment's actions don't depend on which other environments share its batch.
-
-    >>> logits_NA = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).repeat(4, 1)
-    >>> sample_actions(logits_NA, torch.tensor([0.0, 0.19, 0.69, 0.71])).tolist()
-    [0, 0, 1, 2]
-    """
-    cumulative_NA = torch.softmax(logits_NA.double(), dim=-1).cumsum(dim=-1)
-    # The last sum may round to less than 1: scaling by it keeps the index below A.
-    thresholds_N1 = (uniforms_N.double() * cumulative_NA[:, -1]).unsqueeze(1)
-    return (cumulative_NA[:, :-1] <= thresholds_N1).sum(dim=-1)
-
-
-class Player(Protocol):
-    """Whatever acts."""
-
-    def act(self, observations_NO: NDArray[Any], uniforms_N: NDArray[np.float64]) -> NDArray[np.int64]:
-        """An action for each environment, a function of its observation and its uniform number."""
 
 
 class Policy:
     """A network that acts."""
 
-    def __init__(self, network: ActorCritic, context: Context, choice: Choice = "sampled") -> None:
+    def __init__(self, network: nn.Module, sampler: Sampler, context: Context, choice: Choice = "sampled") -> None:
         self.network = network
+        self.sampler = sampler
         self.choice = choice
         self._context = context
+        self._state_2NU: Tensor | None = None
 
     @torch.inference_mode()
-    def act(self, observations_NO: NDArray[Any], uniforms_N: NDArray[np.float64]) -> NDArray[np.int64]:
-        """An action for each environment; where the choice is greedy the uniform numbers are not looked at."""
+    def act(
+        self,
+        observations_NO: NDArray[Any],
+        uniforms_NX: NDArray[np.float64],
+        begins_N: NDArray[np.bool_] | None = None,
+    ) -> NDArray[Any]:
+        """An action for each environment; where the choice is greedy the uniform numbers are not looked at.
+
+        `begins_N` says whose observation is the first of an episode, None: all. A policy with a memory forgets there.
+        """
+        observations = torch.from_numpy(observations_NO).to(self._context.device)
         with self._context.autocast():
-            logits_NA, _ = self.network(torch.from_numpy(observations_NO).to(self._context.device))
+            if isinstance(self.network, RecurrentActorCritic):
+                begins = np.ones(len(observations), np.bool_) if begins_N is None else begins_N
+                memory = Memory(self._state_2NU, torch.from_numpy(begins).to(self._context.device).unsqueeze(0))
+                outputs_NP, _, self._state_2NU = self.network.unroll(observations, memory)
+            else:
+                outputs_NP, _ = self.network(observations)
         if self.choice == "greedy":
-            actions_N = logits_NA.argmax(dim=-1)
+            actions_NX = self.sampler.likeliest(outputs_NP)
         else:
-            actions_N = sample_actions(logits_NA, torch.from_numpy(uniforms_N).to(self._context.device))
-        result: NDArray[np.int64] = actions_N.cpu().numpy()
+            uniforms = torch.from_numpy(uniforms_NX).to(self._context.device)
+            actions_NX = self.sampler.sample(outputs_NP, uniforms)
+        result: NDArray[Any] = actions_NX.cpu().numpy()
         return result
+
+
+def build_policy_network(
+    network: MLP | NIPS | Nature, memory: LSTM | None, observations: Space[Any], actions: Space[Any]
+) -> nn.Module:
+    """The network of these sections for these spaces, its weights drawn from torch's global generator."""
+    if memory is None:
+        return build_network(network, observations, actions)
+    return build_recurrent_network(network, memory, observations, actions)
 
 
 def load_policy(
@@ -66,9 +72,10 @@ def load_policy(
     actions: Space[Any],
     context: Context,
     choice: Choice = "sampled",
+    memory: LSTM | None = None,
 ) -> Policy:
     """The policy saved in `context.checkpoint`, for environments of these spaces."""
     context.seed_torch("initialise")
-    model = context.place(build_network(network, observations, actions))
+    model = context.place(build_policy_network(network, memory, observations, actions))
     context.restore(model=model)
-    return Policy(model, context, choice)
+    return Policy(model, distribution_of(actions), context, choice)

@@ -53,10 +53,11 @@ def bootstrap_values(next_observations_BO: Tensor, target: nn.Module, network: n
 
     Source: van Hasselt et al. 2016, "Deep reinforcement learning with double Q-learning" (arXiv 1509.06461), eq. 4.
     """
-    values_BA: Tensor = target(next_observations_BO)
+    values_BA, best_B = target(next_observations_BO)
     if network is None:
-        return values_BA.amax(dim=1)
-    return values_BA.gather(1, network(next_observations_BO).argmax(dim=1, keepdim=True)).squeeze(1)
+        return best_B  # type: ignore[no-any-return]
+    chosen_B1 = network(next_observations_BO)[0].argmax(dim=1, keepdim=True)
+    return values_BA.gather(1, chosen_B1).squeeze(1)  # type: ignore[no-any-return]
 
 
 def n_step_targets(returns_B: Tensor, bootstraps_B: Tensor, values_B: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Lessons(NamedTuple):
     weights_M: Tensor
 
 
-class QLoss(nn.Module):
+class ReplayLoss(nn.Module):
     """The sum over the microbatch of weight * huber(target - Q(s, a)).
 
     huber(x) = x^2 / 2 within +- `huber`, and grows linearly beyond; without one it is x^2 / 2 everywhere. The count is
@@ -94,7 +95,7 @@ class QLoss(nn.Module):
 
     def forward(self, lessons: Lessons) -> LossTerms:
         """The loss; `train/q_value`, the mean Q(s, a) of the batch, and `train/td_error`, its mean |delta|."""
-        values_MA = self.network(lessons.observations)
+        values_MA, _ = self.network(lessons.observations)
         values_M = values_MA.gather(1, lessons.actions_M.unsqueeze(1)).squeeze(1).to(lessons.targets_M.dtype)
         if self._huber is None:
             losses_M = F.mse_loss(values_M, lessons.targets_M, reduction="none") / 2

@@ -24,3 +24,16 @@ def test_first_losses_of_the_copy_recipe() -> None:
 
 def test_first_losses_of_the_scan_recipe() -> None:
     assert first_losses("scan-transformer", 3) == pytest.approx([2.83006, 2.79399, 2.86756], rel=1e-4)
+
+
+def test_first_losses_of_the_scan_recipe_with_an_lstm_that_attends() -> None:
+    assert first_losses("scan-lstm", 3) == pytest.approx([2.30284, 2.15664, 2.06344], rel=1e-4)
+
+
+def test_first_losses_of_the_scan_recipe_with_an_lstm_that_does_not() -> None:
+    assert first_losses("scan-lstm-plain", 3) == pytest.approx([2.29271, 2.18333, 2.08628], rel=1e-4)
+
+
+def test_first_losses_of_the_convolutional_copy_recipe() -> None:
+    losses = first_losses("copy-convolutional", 5)
+    assert losses == pytest.approx([2.65442, 2.65083, 2.64658, 2.66240, 2.63275], rel=1e-4)

@@ -24,3 +24,12 @@ def test_copying_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reversing_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
     assert final_metrics(f"seed={seed}", "corpus.reverse=true", "updates=1000")["eval/exact_match"] >= 98  # type: ignore[operator]
+
+
+LSTM = "model={kind: recurrent, encoder_layers: 1, decoder_layers: 1, embedding_width: 64, width: 64, dropout: 0.0}"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_lstm_that_attends_learns_to_reverse_to_at_least_98_percent_exact(seed: int) -> None:
+    settings = LSTM, "model.attention.input_feeding=false", "corpus.reverse=true", "evaluate.every_updates=400"
+    assert final_metrics(f"seed={seed}", *settings)["eval/exact_match"] >= 98  # type: ignore[operator]

@@ -15,7 +15,8 @@ from footplate_nlp import batches
 from footplate_nlp.batches import Batch, BatchOrder, GlobalBatch, batches_by_width, pad, to_batch
 from footplate_nlp.corpora import CopyCorpus
 from footplate_nlp.symbols import BOS, EOS, PAD
-from footplate_nlp.tokenised import Pairs, Sentences, open_corpus
+from footplate_nlp.tokenised import Pairs, Sentences
+from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.vocabulary import Symbols, Vocabulary
 
 CPU = torch.device("cpu")
@@ -204,6 +205,23 @@ def test_tokens_of_another_text_or_damaged_ones_are_made_anew(tmp_path: Path) ->
         damage.write_bytes(half)
         opened(tmp_path, CopyCorpus(train_pairs=60, valid_pairs=1, test_pairs=1), "another")
         assert tokens.read_bytes() == whole
+
+
+def test_a_flipped_byte_is_found_and_said_and_the_text_tokenised_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = CopyCorpus(train_pairs=50, valid_pairs=1, test_pairs=1)
+    opened(tmp_path, corpus, "text")
+    for name in ("source.tokens", "target.offsets"):
+        path = tmp_path / "data" / name
+        whole = path.read_bytes()
+        path.unlink()  # the corpus that was opened still maps it
+        path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+        with caplog.at_level("WARNING", logger="footplate"):
+            opened(tmp_path, corpus, "text")
+        assert caplog.messages == [f"{path}: is damaged; the text is tokenised anew"]
+        assert path.read_bytes() == whole
+        caplog.clear()
 
 
 def test_without_a_run_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

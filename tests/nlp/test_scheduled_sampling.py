@@ -17,11 +17,13 @@ from footplate_nlp import scheduled_sampling
 from footplate_nlp.batches import Batch
 from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.model import build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.scheduled_sampling import (
     ExponentialDecay,
     InverseSigmoidDecay,
     LinearDecay,
     ScheduledSampling,
+    decode_mixed,
     mix,
     mixed_input,
     predictions,
@@ -120,6 +122,47 @@ def test_as_many_passes_as_positions_are_one_position_after_the_other(share: flo
         fed_BT = torch.cat([fed_BT, next_B[:, None]], 1)
     assert torch.equal(found_BT, fed_BT)
     assert not torch.equal(found_BT, INPUT_BT)
+
+
+@pytest.mark.parametrize("attention", ["none", "multiplicative"])
+def test_a_recurrent_decoder_predicts_as_it_goes(attention: str) -> None:
+    torch.manual_seed(3)
+    config = {"kind": "recurrent", "width": 8, "embedding_width": 8, "dropout": 0.0, "attention": {"kind": attention}}
+    model = build_model(RecurrentConfig.model_validate(config), 11, 11).double()
+    memory = model.encode(SOURCE_BS)
+    true_BT = torch.rand(INPUT_BT.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    found = decode_mixed(model, memory, INPUT_BT, true_BT, ScheduledSampling(decay=LINEAR), attention=False)
+    # A parallel decoder needs as many passes as there are positions to do the same.
+    passes = ScheduledSampling(decay=LINEAR, passes=INPUT_BT.shape[1])
+    fed_BT = mixed_input(model, memory, INPUT_BT, true_BT, passes)
+    assert not torch.equal(fed_BT, INPUT_BT)
+    torch.testing.assert_close(found.hidden_BTD, model.decode(memory, fed_BT).hidden_BTD)
+
+
+def test_what_a_recurrent_model_cannot_do_is_refused_by_name() -> None:
+    for overrides, text in (
+        (
+            [
+                "scheduled_sampling.decay.kind=linear",
+                "scheduled_sampling.decay.updates=5",
+                "scheduled_sampling.passes=2",
+            ],
+            "scheduled_sampling.passes: a recurrent decoder predicts as it goes, in one pass; leave it out",
+        ),
+        (
+            ["coverage_loss=1.0", "model.attention.kind=none"],
+            "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
+            "choose another, or leave this out",
+        ),
+        (
+            ["initialiser.kind=he", "model.recurrent_initialiser=xavier"],
+            "model.recurrent_initialiser: the recipe's initialiser draws the recurrent matrices too; "
+            "leave one of them out",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_job("copy-transformer", ["model.kind=recurrent", *overrides])
+        assert str(caught.value) == f"command line: {text}"
 
 
 def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

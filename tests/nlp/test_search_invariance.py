@@ -10,24 +10,33 @@ import torch
 from torch import Tensor
 
 from footplate_nlp.beam import BeamConfig, Gnmt
+from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.hypothesis import Hypothesis
-from footplate_nlp.model import build_model
+from footplate_nlp.model import ModelConfig, Seq2Seq, build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.sampling import SampleConfig
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.symbols import BOS, EOS, PAD
-from footplate_nlp.transformer import Transformer, TransformerConfig
+from footplate_nlp.transformer import TransformerConfig
 
 
 def tokens_of(found: list[list[Hypothesis]]) -> list[list[tuple[int, ...]]]:
     return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
 
 
-def small_transformer(vocabulary: int = 24) -> Transformer:
+SMALL_TRANSFORMER = TransformerConfig(encoder_layers=2, decoder_layers=2, width=16, feed_forward_width=32, heads=2)
+EVERY_MODEL = [
+    pytest.param(SMALL_TRANSFORMER, id="transformer"),
+    pytest.param(
+        ConvolutionalConfig(encoder_layers=2, decoder_layers=2, width=16, embedding_width=16), id="convolutional"
+    ),
+    pytest.param(RecurrentConfig(width=16, embedding_width=16, tie="all"), id="recurrent"),
+]
+
+
+def small(config: ModelConfig = SMALL_TRANSFORMER, vocabulary: int = 24) -> Seq2Seq:
     torch.manual_seed(5)
-    config = TransformerConfig(encoder_layers=2, decoder_layers=2, width=16, feed_forward_width=32, heads=2)
-    model = build_model(config, vocabulary, vocabulary)
-    assert isinstance(model, Transformer)
-    return model.eval()
+    return build_model(config, vocabulary, vocabulary).eval()
 
 
 def many_sources(count: int, vocabulary: int = 24) -> Tensor:
@@ -48,10 +57,11 @@ EVERY_KIND = [
 ]
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_an_output_does_not_depend_on_its_neighbours(config: SearchConfig) -> None:
-    model, source_BS = small_transformer().double(), many_sources(64)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(2)).tolist()
+def test_an_output_does_not_depend_on_its_neighbours(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(32)
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(2)).tolist()
     together = search(model, source_BS[order], config, seed=3, keys=order)
     for row, found in zip(order, together, strict=True):
         length = int((source_BS[row] != PAD).sum())
@@ -61,7 +71,7 @@ def test_an_output_does_not_depend_on_its_neighbours(config: SearchConfig) -> No
 
 
 def test_in_single_precision_neighbours_move_no_more_than_last_bits() -> None:
-    model, source_BS = small_transformer(), many_sources(64)
+    model, source_BS = small(), many_sources(64)
     config = BeamConfig(size=4)
     together = search(model, source_BS, config)
     for row in range(64):
@@ -72,9 +82,10 @@ def test_in_single_precision_neighbours_move_no_more_than_last_bits() -> None:
             assert alone[0].score == pytest.approx(together[row][0].score, abs=1e-4)
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_teacher_forcing_gives_the_reported_log_probability(config: SearchConfig) -> None:
-    model, source_BS = small_transformer().double(), many_sources(20)
+def test_teacher_forcing_gives_the_reported_log_probability(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(20)
     for row, hypotheses in enumerate(search(model, source_BS, config)):
         for hypothesis in hypotheses:
             input_BT = torch.tensor([[BOS, *hypothesis.tokens]])
@@ -88,9 +99,9 @@ def test_teacher_forcing_gives_the_reported_log_probability(config: SearchConfig
 
 
 class Uncached:
-    """The same Transformer, asked anew about the whole prefix at each step."""
+    """The same model, asked anew about the whole prefix at each step."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Seq2Seq) -> None:
         self.model = model
 
     def begin(self, source_BS: Tensor, beam: int) -> "UncachedDecoding":
@@ -98,7 +109,7 @@ class Uncached:
 
 
 class UncachedDecoding:
-    def __init__(self, model: Transformer, source_NS: Tensor) -> None:
+    def __init__(self, model: Seq2Seq, source_NS: Tensor) -> None:
         self.model, self.source_NS = model, source_NS
         self.history_NT = source_NS[:, :0]
 
@@ -110,23 +121,23 @@ class UncachedDecoding:
         self.source_NS, self.history_NT = self.source_NS[rows_N], self.history_NT[rows_N]
 
 
+@pytest.mark.parametrize("sizes", EVERY_MODEL)
 @pytest.mark.parametrize("config", EVERY_KIND)
-def test_with_the_cache_or_without_it_is_the_same(config: SearchConfig) -> None:
-    model, source_BS = small_transformer().double(), many_sources(12)
+def test_with_the_cache_or_without_it_is_the_same(config: SearchConfig, sizes: ModelConfig) -> None:
+    model, source_BS = small(sizes).double(), many_sources(12)
     assert tokens_of(search(model, source_BS, config)) == tokens_of(search(Uncached(model), source_BS, config))
 
 
 def test_a_model_in_training_is_searched_without_dropout_and_left_in_training() -> None:
-    model, source_BS = small_transformer(), many_sources(5)
+    model, source_BS = small(), many_sources(5)
     evaluated = search(model, source_BS, GreedyConfig())
     model.train()
     assert search(model, source_BS, GreedyConfig()) == evaluated
-    assert model.training
-    assert model.decoder.training
+    assert all(part.training for part in model.modules())
 
 
 def test_half_precision_is_summed_in_single() -> None:
-    model, source_BS = small_transformer(), many_sources(6)
+    model, source_BS = small(), many_sources(6)
     exact = search(model, source_BS, BeamConfig(n_best=5, stop="all"))
     with torch.autocast("cpu", torch.bfloat16):
         half = search(model, source_BS, BeamConfig(n_best=5, stop="all"))
@@ -138,4 +149,4 @@ def test_half_precision_is_summed_in_single() -> None:
 
 @pytest.mark.parametrize("config", EVERY_KIND)
 def test_an_empty_batch_gives_an_empty_answer(config: SearchConfig) -> None:
-    assert search(small_transformer(), torch.zeros(0, 3, dtype=torch.long), config) == []
+    assert search(small(), torch.zeros(0, 3, dtype=torch.long), config) == []

@@ -36,8 +36,8 @@ def small(vocabulary: int = 11, **changes: object) -> Transformer:
     torch.manual_seed(3)
     model = build_model(TransformerConfig.model_validate(SMALL | changes), vocabulary, vocabulary)
     assert isinstance(model, Transformer)
-    for parameter in model.parameters():  # biases and norms start at 0 and 1, which would hide mistakes
-        if parameter.ndim == 1:
+    for parameter in model.parameters():  # biases, alphas and norms start at 0 and 1, which would hide mistakes
+        if parameter.ndim <= 1:
             torch.nn.init.normal_(parameter, mean=0.5, std=0.2)
     return model.double()
 
@@ -46,7 +46,7 @@ class Naive:
     """The same function of the same weights, for one sentence, one position and one head at a time."""
 
     def __init__(self, weights: Mapping[str, Tensor], norm: str, activation: str) -> None:
-        self.weights, self.pre = weights, norm == "pre"
+        self.weights, self.pre, self.rezero = weights, norm == "pre", norm == "rezero"
         self.relu = activation == "relu"
 
     def linear(self, name: str, x: Tensor, part: int = 0, parts: int = 1) -> Tensor:
@@ -62,6 +62,8 @@ class Naive:
         if self.pre:
             added = layer([self.norm(f"{name}.norm", x) for x in xs])
             return [x + y for x, y in zip(xs, added, strict=True)]
+        if self.rezero:
+            return [x + self.weights[f"{name}.alpha"] * y for x, y in zip(xs, layer(xs), strict=True)]
         return [self.norm(f"{name}.norm", x + y) for x, y in zip(xs, layer(xs), strict=True)]
 
     def attention(self, name: str, states: list[Tensor] | None, causal: bool, xs: list[Tensor]) -> list[Tensor]:
@@ -120,7 +122,7 @@ class Naive:
         return torch.stack([self.weights["target_embedding.weight"] @ x for x in xs])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("norm", ["pre", "post", "rezero"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_it_computes_what_plain_loops_compute(norm: str, activation: str) -> None:
     model = small(norm=norm, activation=activation)
@@ -173,7 +175,7 @@ def test_an_empty_source_is_a_number_and_leaves_its_neighbours_alone(attention_d
     torch.testing.assert_close(stepped_BV, logits_BTV[:, 0])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("norm", ["pre", "post", "rezero"])
 def test_step_by_step_with_the_cache_equals_all_at_once(norm: str) -> None:
     model = small(norm=norm)
     input_BT = torch.randint(4, 11, (2, 40), generator=torch.Generator().manual_seed(1))

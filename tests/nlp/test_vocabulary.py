@@ -8,7 +8,7 @@ import torch
 
 from footplate.errors import ConfigError, FootplateError
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
-from footplate_nlp.vocabulary import Subwords, Symbols, Vocabulary, VocabularyConfig
+from footplate_nlp.vocabulary import Bpe, Symbols, Unigram, Vocabulary, VocabularyConfig
 
 PAIRS = [
     ("the old house on the hill", "das alte haus auf dem hügel"),
@@ -23,9 +23,7 @@ def learned(config: VocabularyConfig, pairs: Iterable[tuple[str, str]] = PAIRS) 
     return vocabulary
 
 
-@pytest.mark.parametrize(
-    "config", [Subwords(size=300), Subwords(kind="unigram", size=289), Symbols(), Symbols(kind="char")]
-)
+@pytest.mark.parametrize("config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")])
 def test_the_four_special_ids_come_first_and_no_text_encodes_to_them(config: VocabularyConfig) -> None:
     tokenizer = learned(config).source
     assert (PAD, UNKNOWN, BOS, EOS) == (0, 1, 2, 3)
@@ -34,9 +32,7 @@ def test_the_four_special_ids_come_first_and_no_text_encodes_to_them(config: Voc
     assert not {PAD, BOS, EOS} & {*tokenizer.encode(["<s> the </s> house <pad>"])[0]}
 
 
-@pytest.mark.parametrize(
-    "config", [Subwords(size=300), Subwords(kind="unigram", size=289), Symbols(), Symbols(kind="char")]
-)
+@pytest.mark.parametrize("config", [Bpe(size=300), Unigram(size=289), Symbols(), Symbols(kind="char")])
 def test_what_was_encoded_decodes_to_the_same_text(config: VocabularyConfig) -> None:
     vocabulary = learned(config)
     sources, targets = [source for source, _ in PAIRS], [target for _, target in PAIRS]
@@ -45,18 +41,18 @@ def test_what_was_encoded_decodes_to_the_same_text(config: VocabularyConfig) -> 
 
 
 def test_with_bytes_no_text_is_unknown() -> None:
-    tokenizer = learned(Subwords(size=300)).source
+    tokenizer = learned(Bpe(size=300)).source
     ids = tokenizer.encode(["snowman ☃ and 漢字"])[0]
     assert UNKNOWN not in ids
     assert tokenizer.decode([ids]) == ["snowman ☃ and 漢字"]
 
 
 def test_without_bytes_unseen_characters_are_unknown() -> None:
-    assert UNKNOWN in learned(Subwords(size=50, byte_fallback=False)).source.encode(["the ☃"])[0]
+    assert UNKNOWN in learned(Bpe(size=50, byte_fallback=False)).source.encode(["the ☃"])[0]
 
 
 def test_an_output_never_breaks_the_line() -> None:
-    tokenizer = learned(Subwords(size=300)).target
+    tokenizer = learned(Bpe(size=300)).target
     newline = tokenizer.pieces().index("<0x0A>")
     word = tokenizer.encode(["haus"])[0]
     assert tokenizer.decode([[*word, newline, *word]]) == ["haus  haus"]
@@ -64,8 +60,8 @@ def test_an_output_never_breaks_the_line() -> None:
 
 def test_the_default_normaliser_is_lossy_and_identity_is_not() -> None:
     ligature = [("\ufb01t", "x")] * 5
-    lossy = learned(Subwords(size=265), ligature).source
-    exact = learned(Subwords(size=265, normaliser="identity"), ligature).source
+    lossy = learned(Bpe(size=265), ligature).source
+    exact = learned(Bpe(size=265, normaliser="identity"), ligature).source
     assert lossy.decode(lossy.encode(["\ufb01t"])) == ["fit"]
     assert exact.decode(exact.encode(["\ufb01t"])) == ["\ufb01t"]
 
@@ -84,7 +80,7 @@ def test_separate_vocabularies_know_their_own_side_only() -> None:
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_a_saved_vocabulary_is_plain_data_and_encodes_alike(joint: bool) -> None:
-    vocabulary = learned(Subwords(size=290, joint=joint))
+    vocabulary = learned(Bpe(size=290, joint=joint))
     file = io.BytesIO()
     torch.save(vocabulary.state_dict(), file)
     file.seek(0)
@@ -100,20 +96,20 @@ def test_a_saved_vocabulary_is_plain_data_and_encodes_alike(joint: bool) -> None
 
 
 def test_learning_twice_gives_the_same_vocabulary() -> None:
-    for config in (Subwords(size=300), Subwords(kind="unigram", size=289)):
+    for config in (Bpe(size=300), Unigram(size=289)):
         assert learned(config).fingerprint() == learned(config).fingerprint()
 
 
 def test_a_size_that_the_text_cannot_fill_is_refused_with_the_largest_that_it_can() -> None:
     with pytest.raises(ConfigError) as error:
-        learned(Subwords(size=5000))
+        learned(Bpe(size=5000))
     assert str(error.value) == "vocabulary.size: 5000 is more than the training text yields; set at most 367"
-    assert learned(Subwords(size=367)).source.size == 367
+    assert learned(Bpe(size=367)).source.size == 367
 
 
 def test_a_size_below_the_characters_of_the_text_is_refused_with_the_smallest_that_will_do() -> None:
     with pytest.raises(ConfigError) as error:
-        learned(Subwords(size=100))
+        learned(Bpe(size=100))
     assert str(error.value) == (
         "vocabulary.size: 100 is less than the characters of the training text need; "
         "set at least 277, or lower character_coverage"
@@ -122,7 +118,7 @@ def test_a_size_below_the_characters_of_the_text_is_refused_with_the_smallest_th
 
 def test_a_text_without_sentences_is_refused() -> None:
     with pytest.raises(FootplateError) as error:
-        learned(Subwords(), [])
+        learned(Bpe(), [])
     assert str(error.value) == (
         "vocabulary: sentencepiece cannot learn from the training text "
         "(INTERNAL: src/trainer_interface.cc(467) [!sentences_.empty()])"

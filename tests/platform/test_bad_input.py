@@ -84,9 +84,11 @@ MISTAKES = {
     "play blank": "{here}/runs/blank: has no checkpoint that can be read; train it further first",
     "translate agent": "translate: a run of the task paac translates nothing; name a run of translation",
     "evaluate blank optimizer.learning_rate=1": "optimizer.learning_rate: changes nothing once a run is trained; "
-    "leave it out (evaluate, corpus, average, seed, device, precision, threads, deterministic, debug can)",
+    "leave it out (evaluate, corpus, average, ema_decay, ensemble, report, seed, device, precision, threads, "
+    "deterministic, debug can)",
     "translate blank batch_tokens=64": "batch_tokens: changes nothing once a run is trained; "
-    "leave it out (evaluate, corpus, average, seed, device, precision, threads, deterministic, debug can)",
+    "leave it out (evaluate, corpus, average, ema_decay, ensemble, report, seed, device, precision, threads, "
+    "deterministic, debug can)",
     "schema nothing": "schema: unknown task 'nothing'; choose one of ...",
     # text
     "train text.yaml": "{here}/train.de: cannot be opened (No such file or directory); "

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.image import imread
 
 from footplate.step import Activity, Picture, Table, Video
-from footplate.tracking.log_file import LogFile, SampleFiles, without_stamp
+from footplate.tracking.log_file import LogFile, SampleFiles, medium_lines, without_stamp
 
 TRANSLATIONS = Table(("source", "output"), [("Ein Mann [/b] schläft.", "A man sleeps."), ("Zwei", "Two")])
 
@@ -31,6 +31,11 @@ def test_messages_and_tables_become_lines_with_their_time(tmp_path: Path) -> Non
         f"eval/video after update 7: {tmp_path}/seven.mp4",
         "finished",
     ]
+
+
+def test_an_aligned_table_is_a_line_a_row() -> None:
+    table = Table(("source words", "bleu"), [("1-4", "41.02"), ("all", "9")], aligned=True)
+    assert medium_lines(table) == ["  source words  bleu", "  1-4           41.02", "  all           9"]
 
 
 def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from footplate.errors import FootplateError, TrainingError
 from footplate.step import Step
 from footplate.update import Update
 from footplate_rl.actor import Actor
+from footplate_rl.distributions import Categorical
 from footplate_rl.groups import open_groups
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import build_network
@@ -61,7 +62,7 @@ def reference(config: Config, context: Context) -> dict[str, Tensor]:
         spaces = group.environments.observation_space, group.environments.action_space
         context.seed_torch("initialise")
         network = context.place(build_network(config.network, *spaces))
-        loss = ActorCriticLoss(network, config.value_weight, config.entropy_weight)
+        loss = ActorCriticLoss(network, Categorical(2), config.value_weight, config.entropy_weight)
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         newest = deepcopy(network)
         for number in range(config.updates):
@@ -69,7 +70,7 @@ def reference(config: Config, context: Context) -> dict[str, Tensor]:
             is_fresh = number % config.reset_every_updates == 0
             if is_fresh:
                 group.reset(number)
-            rollout = Rollout(config.rollout_steps, config.environments, spaces[0], context)
+            rollout = Rollout(config.rollout_steps, config.environments, spaces[0], Categorical(2), context)
             uniforms_TN = context.stream("act", number).random((config.rollout_steps, config.environments))
             rollout.collect(newest if is_fresh else before, [group], uniforms_TN)
             returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale)

@@ -16,11 +16,12 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import load_job
 from footplate.step import Mean, Step
+from footplate_rl.action_values import QNetwork
 from footplate_rl.dqn import Config, evaluate, train
-from footplate_rl.exploration import Exploration
+from footplate_rl.explorer import FallingEpsilon
 from footplate_rl.networks import Nature
-from footplate_rl.q_learning import Lessons, QLoss, SoftTarget, bootstrap_values
-from footplate_rl.q_networks import QNetwork, ValueMLP, build_q_network
+from footplate_rl.q_learning import Lessons, ReplayLoss, SoftTarget, bootstrap_values
+from footplate_rl.q_networks import DuelingNetwork, ValueMLP, build_value_network
 
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 SMALL = {
@@ -77,7 +78,7 @@ def test_epsilon_falls_by_frames_from_where_learning_starts() -> None:
     epsilons = [step.metrics["train/epsilon"] for step in updates(config, Context())]
     assert epsilons[:4] == pytest.approx([1.0, 0.95, 0.9, 0.85])  # 8 frames an update, 80 for one half
     assert epsilons[10:] == [0.5] * 14
-    assert Exploration(decay_frames=0).at(0) == 0.1
+    assert FallingEpsilon(decay_frames=0).at(0) == 0.1
 
 
 @pytest.mark.parametrize("kind", ["uniform", "proportional", "rank"])
@@ -129,8 +130,9 @@ class Table(nn.Module):
         super().__init__()
         self.values_SA = nn.Parameter(torch.tensor(values_SA))
 
-    def forward(self, observations: Tensor) -> Tensor:
-        return observations @ self.values_SA
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        values_MA = observations @ self.values_SA
+        return values_MA, values_MA.amax(dim=1)
 
 
 def test_double_q_learning_judges_the_choice_of_the_other_network() -> None:
@@ -144,7 +146,7 @@ def test_the_loss_worked_by_hand() -> None:
     """Errors 3 and -0.5, weights 1 and 0.5: huber gives 2.5 and 0.125, squares 4.5 and 0.125."""
     lessons = Lessons(torch.eye(2), torch.tensor([0, 1]), torch.tensor([4.0, -0.5]), torch.tensor([1.0, 0.5]))
     for huber, expected in ((1.0, 2.5 + 0.5 * 0.125), (None, 4.5 + 0.5 * 0.125)):
-        loss = QLoss(Table([[1.0, 0.0], [0.0, 0.0]]), huber)
+        loss = ReplayLoss(Table([[1.0, 0.0], [0.0, 0.0]]), huber)
         terms = loss(lessons)
         assert terms.total.item() == pytest.approx(expected)
         assert (terms.count, loss.errors[0].tolist()) == (2, [3.0, -0.5])
@@ -159,26 +161,25 @@ def test_a_soft_target_comes_nearer_by_its_rate() -> None:
 
 def test_a_dueling_network_adds_a_value_and_advantages_of_mean_zero() -> None:
     torch.manual_seed(1)
-    network = build_q_network(ValueMLP(hidden=(8, 6)), Box(-1, 1, (4,)), Discrete(3), dueling=True)
-    assert network.value is not None
-    assert network.value_stream is not None
+    network = build_value_network(ValueMLP(hidden=(8, 6)), Box(-1, 1, (4,)), Discrete(3), dueling=True)
+    assert isinstance(network, DuelingNetwork)
     observations = torch.randn(5, 4)
     values_M = network.value(network.value_stream(network.trunk(observations)))[:, 0]
-    torch.testing.assert_close(network(observations).mean(dim=1), values_M)
+    torch.testing.assert_close(network(observations)[0].mean(dim=1), values_M)
     assert count(network) == (4 * 8 + 8) + 2 * (8 * 6 + 6) + (6 + 1) + (6 * 3 + 3)
 
 
-def count(network: QNetwork) -> int:
+def count(network: QNetwork | DuelingNetwork) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_the_network_of_2015_has_its_layers_and_bytes_are_scaled() -> None:
     torch.manual_seed(1)
-    network = build_q_network(Nature(), Box(0, 255, (4, 84, 84), np.uint8), Discrete(6), dueling=False)
+    network = build_value_network(Nature(), Box(0, 255, (4, 84, 84), np.uint8), Discrete(6), dueling=False)
     convolutions = 32 * 4 * 8 * 8 + 32 + 64 * 32 * 4 * 4 + 64 + 64 * 64 * 3 * 3 + 64
     assert count(network) == convolutions + 7 * 7 * 64 * 512 + 512 + 512 * 6 + 6
     pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
-    torch.testing.assert_close(network(pixels), network(pixels.float() / 255))
+    torch.testing.assert_close(network(pixels)[0], network(pixels.float() / 255)[0])
 
 
 def test_a_chain_of_known_values_is_learnt_in_both_autoreset_modes() -> None:
@@ -193,8 +194,8 @@ def test_a_chain_of_known_values_is_learnt_in_both_autoreset_modes() -> None:
         )  # fmt: skip
         *_, last = updates(config, Context())
         assert last.state is not None
-        values = last.state["model"](torch.eye(4))  # type: ignore[operator]
-        found[mode] = values.amax(dim=1)[:3].tolist()
+        values = last.state["model"](torch.eye(4))[1]  # type: ignore[operator]
+        found[mode] = values[:3].tolist()
     assert found["same_step"] == pytest.approx([2.75, 3.5, 3.0], abs=0.02)
     assert found["next_step"] == pytest.approx([2.75, 3.5, 3.0], abs=0.02)
 
@@ -270,5 +271,6 @@ def test_continuous_actions_are_refused() -> None:
     with pytest.raises(FootplateError) as error:
         list(train(config_of(environment={"kind": "gymnasium", "id": "Pendulum-v1"}), Context()))
     assert str(error.value) == (
-        "network: actions are Box(-2.0, 2.0, (1,), float32); use an environment with discrete actions."
+        "network: actions are Box(-2.0, 2.0, (1,), float32); values are of discrete ones, so use an environment that "
+        "has them, or a3c."
     )

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from footplate.context import Context
 from footplate.step import Step
+from footplate_rl.distributions import Categorical, sample_actions
 from footplate_rl.environments import Episode, make_environments
 from footplate_rl.evaluation import Evaluation, bootstrap_interval, evaluate_policy, quotas
 from footplate_rl.paac import Config
-from footplate_rl.policy import Policy, sample_actions
+from footplate_rl.policy import Policy
 
 
 class ShortAndLong(gymnasium.Env[np.ndarray[Any, Any], int]):
@@ -66,7 +67,7 @@ def play(where: Any, episodes: int, environments: int, seed: int = 1) -> tuple[l
     network: Any = Fixed(0.5, 0.5)
     context = Context(seed=seed)
     config = Evaluation(every_updates=1, episodes=episodes, environments=environments)
-    return finish(evaluate_policy(Policy(network, context), where, config, context, update=7))
+    return finish(evaluate_policy(Policy(network, Categorical(2), context), where, config, context, update=7))
 
 
 def test_the_quota_is_shared_out_evenly() -> None:
@@ -131,8 +132,8 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
 def test_the_greedy_choice_takes_the_likeliest_action() -> None:
     network: Any = Fixed(0.4, 0.6)
     observations, uniforms = np.zeros((4, 1), np.float32), np.array([0.0, 0.39, 0.41, 0.99])
-    assert Policy(network, Context(), "greedy").act(observations, uniforms).tolist() == [1, 1, 1, 1]
-    assert Policy(network, Context(), "sampled").act(observations, uniforms).tolist() == [0, 0, 1, 1]
+    assert Policy(network, Categorical(2), Context(), "greedy").act(observations, uniforms).tolist() == [1, 1, 1, 1]
+    assert Policy(network, Categorical(2), Context(), "sampled").act(observations, uniforms).tolist() == [0, 0, 1, 1]
 
 
 def test_actions_are_sampled_in_the_proportions_of_the_policy() -> None:

@@ -1,5 +1,7 @@
 """Networks: their shapes, their sizes as published, their starts, and what they refuse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -104,7 +106,10 @@ def test_the_smallest_image_that_is_said_to_fit_fits() -> None:
             build(config, Box(0, 255, (1, size, size - 1), np.uint8))
 
 
-def test_actions_must_be_discrete() -> None:
+@pytest.mark.parametrize("actions", [MultiDiscrete([2, 2]), Box(0, 3, (2,), np.int64), Box(0, 1, (), np.float32)])
+def test_actions_must_be_discrete_or_a_box_of_numbers(actions: Any) -> None:
     with pytest.raises(FootplateError) as error:
-        build_network(MLP(), VECTOR, MultiDiscrete([2, 2]))
-    assert str(error.value) == "network: actions are MultiDiscrete([2 2]); use an environment with discrete actions."
+        build_network(MLP(), VECTOR, actions)
+    assert str(error.value) == (
+        f"network: actions are {actions}; use an environment whose actions are Discrete, or a Box of real numbers."
+    )

@@ -19,6 +19,7 @@ from footplate.errors import FootplateError
 from footplate.job import load_job
 from footplate.step import Mean, Step
 from footplate_rl.actor import Actor
+from footplate_rl.distributions import Categorical
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import MLP, build_network
@@ -182,7 +183,7 @@ def test_rewards_are_clipped_for_learning_only() -> None:
 
 
 def test_rewards_are_scaled_after_they_are_clipped() -> None:
-    rollout = Rollout(3, 1, Box(0, 1), Context())
+    rollout = Rollout(3, 1, Box(0, 1), Categorical(2), Context())
     rollout.rewards_TN[:, 0], rollout.valid_TN[:] = (-8, 1, 8), True
     assert rollout.returns(0.0, reward_clip=2.0, reward_scale=10.0)[:, 0].tolist() == [-20, 10, 20]
 
@@ -242,7 +243,7 @@ def gradient(context: Context) -> dict[str, Tensor]:
         context.seed_torch("initialise")
         spaces = groups[0].environments.observation_space, groups[0].environments.action_space
         network = context.place(build_network(MLP(), *spaces))
-        loss = ActorCriticLoss(network, 0.5, 0.01)
+        loss = ActorCriticLoss(network, Categorical(2), 0.5, 0.01)
         actor.reset(0)
         for number in range(2):
             rollout = actor.rollout(network, number)
@@ -254,7 +255,8 @@ def gradient(context: Context) -> dict[str, Tensor]:
 def played(environment: Any, network: Any, uniforms_TN: NDArray[np.float64]) -> Rollout:
     """A rollout of one environment, in float64."""
     with open_groups(environment, slice(0, 1), 1, seed=1) as (group,):
-        rollout = Rollout(len(uniforms_TN), 1, group.environments.observation_space, Context(precision="fp64"))
+        space = group.environments.observation_space
+        rollout = Rollout(len(uniforms_TN), 1, space, Categorical(2), Context(precision="fp64"))
         group.reset(0)
         rollout.collect(network, [group], uniforms_TN)
     return rollout

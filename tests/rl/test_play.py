@@ -117,7 +117,7 @@ def test_a_run_of_another_kind_plays_in_nothing() -> None:
     task = Path(__file__).parents[1] / "platform" / "line_task.py"
     with pytest.raises(FootplateError) as refused:
         next(play_episodes(job_from_yaml(f"task: {task}"), Context(), 1))
-    assert str(refused.value) == f"play: a run of the task {task} plays in no environment; name a run of paac."
+    assert str(refused.value) == f"play: a run of the task {task} plays in no environment; name a run of an agent."
 
 
 def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from footplate_rl.returns import n_step_returns
+from footplate_rl.returns import generalised_advantages, n_step_returns
 
 
 def column(*values: float) -> Tensor:
@@ -117,3 +117,60 @@ def test_returns_are_the_discounted_sums_of_their_definition(
         for n in range(environments):
             expected = by_definition(t, n, rewards, ended, truncated, valid, values, final, discount)
             assert float(returns_TN[t, n]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def advantages_by_definition(
+    row: int, n: int, trace: float, rewards, ended, truncated, valid, values, final, discount
+) -> float:  # type: ignore[no-untyped-def]
+    """(1 - trace) times the sum of trace^(k-1) times the k-step advantages; the last one has all remaining weight."""
+    if not valid[row][n]:
+        return 0.0
+    total, weight = 0.0, 1.0
+    for stop in range(row + 1, len(rewards) + 1):
+        # A window that ends at `stop` sees the rewards before it, and bootstraps from where it stands.
+        window = [part[:stop] for part in (rewards, ended, truncated, valid)]
+        advantage = by_definition(row, n, *window, values, final, discount) - float(values[row][n])
+        is_over = stop == len(rewards) or ended[stop - 1][n] or truncated[stop - 1][n] or not valid[stop][n]
+        if is_over:
+            return total + weight * advantage
+        total += weight * (1 - trace) * advantage
+        weight *= trace
+    raise AssertionError
+
+
+@given(
+    steps=st.integers(1, 8),
+    environments=st.integers(1, 3),
+    discount=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+    trace=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_generalised_advantages_are_the_mixture_of_their_definition(
+    steps: int, environments: int, discount: float, trace: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (steps, environments)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, dtype=torch.float64, generator=generator)
+
+    def coin(probability: float) -> Tensor:
+        return torch.rand(shape, generator=generator) < probability
+
+    rewards, ended, truncated, valid = draw(*shape), coin(0.2), coin(0.2), coin(0.8)
+    values, final = draw(steps + 1, environments), draw(*shape)
+    found_TN = generalised_advantages(rewards, ended, truncated, valid, values, final, discount, trace)
+    for t in range(steps):
+        for n in range(environments):
+            expected = advantages_by_definition(t, n, trace, rewards, ended, truncated, valid, values, final, discount)
+            assert float(found_TN[t, n]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    longest_TN = n_step_returns(rewards, ended, truncated, valid, values, final, discount) - values[:-1]
+    all_TN = generalised_advantages(rewards, ended, truncated, valid, values, final, discount, 1.0)
+    torch.testing.assert_close(all_TN[valid], longest_TN[valid])
+
+
+def test_undefined_values_behind_an_end_do_not_get_into_an_advantage() -> None:
+    values_SN = column(1, 1, 1, float("nan"))
+    no_TN, final_TN = flags(0, 0, 0), column(*[float("inf")] * 3)
+    found_TN = generalised_advantages(column(1, 2, 4), flags(0, 0, 1), no_TN, YES, values_SN, final_TN, 0.5, 0.5)
+    assert found_TN[:, 0].tolist() == [0.5 + 0.25 * (1.5 + 0.25 * 3), 1.5 + 0.25 * 3, 3]

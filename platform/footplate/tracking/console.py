@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 import rich.console
-from rich.box import HORIZONTALS
+from rich.box import HORIZONTALS, SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -192,7 +192,7 @@ def _folded(facts: list[str], width: int) -> list[str]:
 
 
 def _grid(table: Table) -> RenderableType:
-    grid = Grid(*table.columns, show_lines=True, box=HORIZONTALS)
+    grid = Grid(*table.columns, show_lines=not table.aligned, box=SIMPLE_HEAD if table.aligned else HORIZONTALS)
     for row in table.rows:
         grid.add_row(*map(Text, row))
     return grid

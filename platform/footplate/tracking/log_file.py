@@ -99,13 +99,21 @@ def medium_title(update: int, name: str, medium: Medium) -> str:
 
 
 def medium_lines(medium: Medium) -> list[str]:
-    """A table as text, one cell a line under the number of its row; nothing for the other media.
+    """A table as text, one cell a line under the number of its row, or a row a line; nothing for the other media.
 
     >>> medium_lines(Table(("source", "output"), [("run", "RUN")]))
     ['  1 source: run', '    output: RUN']
+    >>> medium_lines(Table(("words", "bleu"), [("1-4", "41.02")], aligned=True))
+    ['  words  bleu', '  1-4    41.02']
     """
     if not isinstance(medium, Table):
         return []
+    if medium.aligned:
+        lines = [medium.columns, *medium.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return [
+            "".join(f"  {cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
     width = max((len(column) for column in medium.columns), default=0) + 1
     return [
         f"{str(number) if position == 0 else '':>3} {column + ':':<{width}} {cell}"

@@ -1,0 +1,79 @@
+"""The checkpoints of an ensemble: `RUN`, `RUN@UPDATE`, or `@UPDATE` of this run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from footplate.context import Context
+from footplate.errors import CheckpointError, FootplateError
+from footplate.evaluation import choose_checkpoint
+from footplate.folder import RunFolder, open_run
+from footplate.job import read_job
+from footplate_nlp.ensemble import Ensemble
+from footplate_nlp.seq2seq import Seq2Seq
+from footplate_nlp.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from footplate_nlp.translation import Config
+
+Member = Annotated[str, Field(pattern=r"^([^@]+|[^@]*@(best|last|[0-9]+))$")]
+"""RUN, RUN@WHICH or @WHICH."""
+
+Restored = tuple[Seq2Seq, Vocabulary, int]
+"""A model, its vocabulary, and how many updates it had made."""
+
+
+def open_ensemble(
+    config: "Config", context: Context, restore: "Callable[[Config, Context], Restored]"
+) -> tuple[Seq2Seq | Ensemble, Vocabulary, int]:
+    """The checkpoint of the context, and with it those that `config.ensemble` names; with none, that model alone.
+
+    Raises FootplateError where a member is missing, or its vocabulary is another one.
+    """
+    model, vocabulary, update = restore(config, context)
+    if not config.ensemble:
+        return model, vocabulary, update
+    models = [model]
+    for name in config.ensemble:
+        other, its_vocabulary, _ = _member(name, config, context, restore)
+        for side in ("source", "target"):
+            if getattr(its_vocabulary, side).pieces() != getattr(vocabulary, side).pieces():
+                raise FootplateError(
+                    f"ensemble: {name}: its {side} vocabulary is another one than this run's; "
+                    "choose runs that were trained with the same"
+                )
+        models.append(other)
+    return Ensemble(models), vocabulary, update
+
+
+def find_member(name: str, config: "Config", context: Context) -> "tuple[Config, Context]":
+    """The run called `name` and its checkpoint; where the run's own is an average, so is that one.
+
+    Raises FootplateError where there is none.
+    """
+    assert context.checkpoint is not None
+    own = RunFolder(context.checkpoint.folder.parent.parent)
+    run, _, which = name.partition("@")
+    folder = open_run(run, own.path.parent) if run else own
+    job = read_job(folder.job)
+    if not isinstance(job.config, type(config)):
+        raise FootplateError(f"a run of the task {job.task} translates nothing; name a run of translation")
+    try:
+        checkpoint = choose_checkpoint(folder, which or ("best" if config.average == 1 else "last"), job)
+    except FootplateError as error:
+        raise CheckpointError(str(error).removeprefix("--checkpoint: ")) from error
+    settings = job.config.model_copy(update={"average": config.average, "ensemble": ()})
+    return settings, replace(context, folder=folder.path, checkpoint=checkpoint)
+
+
+def _member(
+    name: str, config: "Config", context: Context, restore: "Callable[[Config, Context], Restored]"
+) -> Restored:
+    """The model called `name`; where the run's own is an average, the mean of as many checkpoints up to this one."""
+    try:
+        return restore(*find_member(name, config, context))
+    except FootplateError as error:
+        # Of several mistakes in another run's job.yaml each has its line.
+        raise CheckpointError(f"ensemble: {name}: {error}") from error

@@ -1,0 +1,164 @@
+"""The training pairs of a run: tokenised once into its folder, or prepared beforehand."""
+
+import errno
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate_nlp.corpora import Corpus, learning_pairs, tags_of
+from footplate_nlp.token_files import FORMAT, MANIFEST, find_damage, map_corpus, read_origin, seal, write_corpus
+from footplate_nlp.tokenised import Pairs
+from footplate_nlp.vocabulary import Vocabulary, VocabularyConfig
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DRAWN = {"bpe_dropout", "sampling_alpha"}
+"""Settings that change how text is cut in training, and not what is learned."""
+
+
+def open_corpus(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    config: VocabularyConfig,
+    context: Context,
+    fingerprint: str,
+    prepared: str | None = None,
+) -> Pairs:
+    """The training pairs as token ids: from the run folder where they fit, else made there (unnamed without a folder).
+
+    A vocabulary that is not learned or restored yet is learned here. Rank 0 does the work and the others wait; one that
+    does not see rank 0's disk does it again for itself. With `prepared` both come from that folder, or it is refused.
+    """
+
+    def opened() -> Pairs:
+        if prepared is not None:
+            return _open_prepared(Path(prepared), vocabulary, config, fingerprint)
+        return _open(corpus, vocabulary, config, context.folder, fingerprint)
+
+    pairs: Pairs | None = None
+    if context.rank == 0:
+        if prepared is None and not vocabulary.learned:
+            learn(vocabulary, config, corpus)
+        pairs = opened()
+    state = context.broadcast(vocabulary.state_dict() if context.rank == 0 else None)  # also keeps the others waiting
+    if pairs is None:
+        vocabulary.load_state_dict(state)
+        pairs = opened()
+    return pairs
+
+
+def learn(vocabulary: Vocabulary, config: VocabularyConfig, corpus: Corpus) -> None:
+    """Learn from the training pairs of all members of the corpus, tags and all."""
+    vocabulary.learn(config, lambda: learning_pairs(corpus), tags_of(corpus))
+
+
+def _open(
+    corpus: Corpus, vocabulary: Vocabulary, config: VocabularyConfig, run_folder: Path | None, fingerprint: str
+) -> Pairs:
+    text = config.sampled
+    if run_folder is None:
+        with tempfile.TemporaryDirectory(prefix="footplate-data-") as name:
+            write_corpus(Path(name), corpus, vocabulary, text=text)
+            return map_corpus(Path(name))
+    folder = run_folder / "data"
+    origin = {"format": FORMAT, "text": fingerprint, "vocabulary": vocabulary.fingerprint(), "raw": text}
+    if not _is_whole(folder, origin):
+        beside = Path(tempfile.mkdtemp(prefix=".data-", dir=run_folder))
+        try:
+            write_corpus(beside, corpus, vocabulary, text=text)
+            seal(beside, origin)
+        except OSError as error:
+            shutil.rmtree(beside)
+            raise _explained(error, folder, "use --runs on another disk") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            beside.rename(folder)
+        except OSError:
+            shutil.rmtree(beside)
+            if not _is_whole(folder, origin):  # else another rank on this machine was faster
+                raise
+    return map_corpus(folder)
+
+
+def _is_whole(folder: Path, origin: dict[str, Any]) -> bool:
+    """Whether the folder was made from this; one that is absent, damaged or outdated is made anew."""
+    if read_origin(folder) != origin:
+        return False
+    damaged = find_damage(folder)
+    if damaged is not None:
+        logging.getLogger("footplate").warning(f"{folder / damaged}: is damaged; the text is tokenised anew")
+    return damaged is None
+
+
+def prepare(corpus: Corpus, config: VocabularyConfig, fingerprint: str, folder: Path) -> tuple[Pairs, Vocabulary]:
+    """Learn the vocabulary and tokenise the training pairs into a folder of their own, for `open_corpus`.
+
+    Raises FootplateError where the folder is there already, or cannot be written.
+    """
+    if folder.exists():
+        raise FootplateError(f"{folder}: is there already; remove it, or choose another folder with --to")
+    vocabulary = Vocabulary()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _explained(error, folder, "choose another folder with --to") from error
+    try:
+        learn(vocabulary, config, corpus)
+        write_corpus(beside, corpus, vocabulary, text=config.sampled)
+        for side, model in vocabulary.models().items():
+            (beside / f"{side}.model").write_bytes(model)
+        seal(beside, {"format": FORMAT, "text": fingerprint, "settings": _settings(config)})
+        beside.chmod(0o755)  # mkdtemp's folders are for one user alone
+        beside.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _explained(error, folder, "choose another folder with --to") from error
+        raise
+    return map_corpus(folder), vocabulary
+
+
+def _open_prepared(folder: Path, vocabulary: Vocabulary, config: VocabularyConfig, fingerprint: str) -> Pairs:
+    origin = read_origin(folder)
+    if origin is None:
+        raise FootplateError(f"prepared: {folder} holds no {MANIFEST}; make it with `footplate data prepare`")
+    wanted = {"format": FORMAT, "text": fingerprint, "settings": _settings(config)}
+    names = {"format": "by another version", "text": "from other text", "settings": "with other vocabulary settings"}
+    for key, how in names.items():
+        if origin.get(key) != wanted[key]:
+            raise FootplateError(f"prepared: {folder} was made {how}; prepare it anew, or leave this key out")
+    if (damaged := find_damage(folder)) is not None:
+        raise FootplateError(f"prepared: {folder / damaged} is damaged; prepare it anew, or leave this key out")
+    models = {side: (folder / f"{side}.model") for side in ("source", "target")}
+    there = Vocabulary()
+    there.load_models({side: path.read_bytes() for side, path in models.items() if path.exists()})
+    if not vocabulary.learned:
+        vocabulary.load_models(there.models())
+    elif vocabulary.fingerprint() != there.fingerprint():
+        raise FootplateError(
+            f"prepared: {folder} has another vocabulary than this run; put the old folder back, or begin a new run"
+        )
+    pairs = map_corpus(folder)
+    if config.sampled and pairs.text is None:
+        raise FootplateError(
+            f"prepared: {folder} was made without the text that segmentations are drawn from; "
+            "prepare it anew with the recipe as it is now"
+        )
+    return pairs
+
+
+def _settings(config: VocabularyConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=_DRAWN)
+    return settings
+
+
+def _explained(error: OSError, folder: Path, instead: str) -> OSError | FootplateError:
+    if error.errno in _FULL:
+        return FootplateError(
+            f"{folder}: the tokenised corpus cannot be written ({error.strerror}); make room, or {instead}"
+        )
+    return error

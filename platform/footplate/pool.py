@@ -1,0 +1,197 @@
+"""A pool of stateful workers: objects that live somewhere and are asked for one thing after another.
+
+Whoever uses a pool knows neither where its workers are nor what carries the calls, so that another package can offer
+one on a cluster: `context.pool` is the function that opens one.
+
+    with closing(context.pool(Player, [(config, 0), (config, 1)], processes=True)) as pool:
+        futures = [pool.submit(worker, "play", 100) for worker in range(pool.count)]
+"""
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from multiprocessing import connection, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+
+import torch
+from torch import multiprocessing
+
+from footplate.errors import FootplateError, TrainingError
+
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+_SECONDS_TO_END = 5.0
+
+
+class Pool(Protocol):
+    """Workers with the numbers 0 to `count` - 1, each an object made by `make(*arguments[number])`."""
+
+    count: int
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        """Call a method of a worker; its calls run one after another, in the order of their submission.
+
+        Arguments and results travel pickled where workers are elsewhere; tensors in shared memory stay shared. What the
+        method raises is raised by the future: a FootplateError as it is, anything else as a TrainingError that says in
+        one line what was raised and where. It ends the run; nothing is restarted within one.
+        """
+
+    def pause(self) -> None:
+        """Return when no worker has anything left to do; what is submitted later sets it to work again."""
+
+    def close(self) -> None:
+        """Call `close` of each worker that is not at work, and end them all. Nothing may be submitted afterwards."""
+
+
+OpenPool = Callable[..., Pool]
+"""`open_pool`, or what has its signature."""
+
+
+def open_pool(make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, processes: bool) -> Pool:
+    """A worker for each tuple of arguments, in this thread or each in a process of its own on this machine."""
+    return ProcessPool(make, arguments) if processes else ThisThread(make, arguments)
+
+
+class ThisThread:
+    """Runs a call at once, where it is submitted: breakpoints stop, and what is raised keeps its traceback."""
+
+    def __init__(self, make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        self.count = len(arguments)
+        self._workers = [make(*own) for own in arguments]
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(getattr(self._workers[worker], method)(*arguments))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
+
+    def pause(self) -> None:
+        """Nothing is ever under way."""
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+
+
+class ProcessPool:
+    """Each worker in a spawned process with one torch thread, which ends when this one does, however that ends.
+
+    Never forked: torch's threads hold locks that a forked child would wait for. Ctrl-C is left to this process.
+    """
+
+    def __init__(self, make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        self.count = len(arguments)
+        spawn = multiprocessing.get_context("spawn")
+        settings = torch.get_deterministic_debug_mode(), torch.is_anomaly_enabled()
+        self._processes: list[BaseProcess] = []
+        self._pipes: list[connection.Connection] = []
+        # One thread a worker does nothing but wait for its answers: a future that needs no machinery of our own.
+        self._threads = [ThreadPoolExecutor(1, f"worker {number}") for number in range(self.count)]
+        self._futures: set[Future[Any]] = set()
+        for number, own in enumerate(arguments):
+            here, there = spawn.Pipe()
+            # A daemon, so that an interpreter that is ending ends it too.
+            process = spawn.Process(target=_serve, args=(there, number, make, own, settings), daemon=True)
+            process.start()
+            there.close()
+            self._processes.append(process)
+            self._pipes.append(here)
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        future = self._threads[worker].submit(self._call, worker, method, arguments)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def pause(self) -> None:
+        wait(list(self._futures))
+
+    def close(self) -> None:
+        ended = [number for number, pipe in enumerate(self._pipes) if not self._asked_to_end(pipe)]
+        for number, process in enumerate(self._processes):
+            process.join(0 if self._futures or number in ended else _SECONDS_TO_END)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+        for thread in self._threads:  # they have read the end of their pipes
+            thread.shutdown(cancel_futures=True)
+        for pipe in self._pipes:
+            pipe.close()
+
+    @staticmethod
+    def _asked_to_end(pipe: connection.Connection) -> bool:
+        try:
+            pipe.send(None)
+        except OSError:
+            return False
+        return True
+
+    def _call(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
+        pipe, process = self._pipes[worker], self._processes[worker]
+        try:
+            pipe.send((method, arguments))
+            answer, problem = pipe.recv()
+        except (EOFError, OSError) as cause:
+            process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
+            code = process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise TrainingError(f"worker {worker}: its process died ({how}); {ADVICE}") from cause
+        if problem is not None:
+            raise problem
+        return answer
+
+
+def _serve(
+    pipe: connection.Connection,
+    number: int,
+    make: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    settings: tuple[int, bool],
+) -> None:
+    """What a worker's process does: make the worker, then answer calls until it is told to end."""
+    # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode(settings[0])
+    torch.autograd.set_detect_anomaly(settings[1])
+    worker, failure = _tried(number, make, arguments)
+    try:
+        while (call := pipe.recv()) is not None:
+            method, own = call
+            pipe.send((None, failure) if failure is not None else _tried(number, getattr(worker, method), own))
+    except (EOFError, OSError):
+        pass  # nobody listens any more
+    if failure is None:
+        worker.close()
+
+
+def _tried(number: int, call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """What the call returned, or what it raised in a form that can travel."""
+    try:
+        return call(*arguments), None
+    except FootplateError as problem:
+        return None, problem
+    except Exception as problem:
+        return None, TrainingError(f"worker {number}: {described(problem)}; {ADVICE}")
+
+
+def described(problem: Exception) -> str:
+    """What was raised, and where, on one line."""
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    message = " ".join(str(problem).split())
+    return f"{type(problem).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, even by SIGKILL, and whatever is under way here."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

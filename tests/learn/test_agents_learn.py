@@ -1,0 +1,31 @@
+"""A3C, asynchronous Q-learning and PPO on what is small: Catch to its optimum, CartPole to where it counts as solved."""
+
+import pytest
+
+from footplate.execution import run
+from footplate.job import load_job
+
+pytestmark = [pytest.mark.learn, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("recipe", ["catch-a3c", "catch-async-q", "catch-ppo"])
+def test_the_ball_is_caught_98_times_of_100_and_more(recipe: str) -> None:
+    """The asynchronous ones with two processes, unlocked."""
+    *_, last = run(load_job(recipe, ["device=cpu"]))
+    assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
+
+
+def test_an_lstm_learns_as_well() -> None:
+    with_memory = ["processes=false", "network.shared=true", "memory.units=32"]
+    *_, last = run(load_job("catch-a3c", with_memory))
+    assert last.metrics["eval/return"] >= 0.9  # type: ignore[operator]
+
+
+def test_paac_learns_from_generalised_advantages_too() -> None:
+    *_, last = run(load_job("catch-paac", ["device=cpu", "returns.kind=gae"]))
+    assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
+
+
+def test_ppo_holds_the_pole_for_475_steps_of_500_and_more() -> None:
+    *_, last = run(load_job("cartpole-ppo", ["device=cpu", "steps=80000"]))
+    assert last.metrics["eval/return"] >= 475  # type: ignore[operator]

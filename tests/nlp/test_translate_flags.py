@@ -1,0 +1,230 @@
+"""`footplate translate`: prefixes, constraints, ensembles, lines as they come."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from footplate.checkpoint import CheckpointStore
+from footplate.cli import build_app
+from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate.folder import RunFolder, create_run
+from footplate.job import load_job
+from footplate.launch import launch
+from footplate_nlp.search_flags import SearchFlags
+from footplate_nlp.streaming import LineCounter, line_blocks
+from footplate_nlp.translation import Config
+from footplate_nlp.translator import Translator, open_translator
+
+TINY = ["corpus.symbols=5", "corpus.longest=5", "corpus.train_pairs=200", "corpus.valid_pairs=20", "model.width=16"]
+TINY += ["model.feed_forward_width=16", "batch_tokens=200", "updates=2", "evaluate.every_updates=2", "threads=1"]
+TINY += ["save.every_updates=1", "save.keep_last=2"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A tiny run with the checkpoints of its updates 1 and 2."""
+    job = load_job("copy-transformer", TINY)
+    folder = create_run(tmp_path_factory.mktemp("runs"), "tiny", "tiny")
+    folder.job.write_text(job.to_yaml())
+    launch(job, folder)
+    return folder
+
+
+def translator(folder: RunFolder, *overrides: str) -> Translator:
+    config = load_job(folder.job, overrides).config
+    assert isinstance(config, Config)
+    return open_translator(config, Context(folder=folder.path, checkpoint=CheckpointStore(folder.checkpoints).at(2)))
+
+
+def translate(folder: RunFolder, text: bytes, *options: str) -> str:
+    """What `footplate translate` prints."""
+    arguments = ["translate", str(folder.path), "--checkpoint", "last", *options]
+    result = CliRunner().invoke(build_app(), arguments, input=text)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_a_prefix_begins_every_translation_but_that_of_an_empty_line(run_folder: RunFolder) -> None:
+    output = translate(run_folder, b"a b c\n\ne d\n", "--prefix", "d e", "--beam", "2").split("\n")
+    assert [line.split()[:2] for line in output] == [["d", "e"], [], ["d", "e"], []]
+
+
+def test_each_line_may_bring_its_own_prefix_after_a_tab(run_folder: RunFolder) -> None:
+    output = translate(run_folder, b"a b c\td e\ne d\nc\tb\n\tb\n", "--prefixes").split("\n")
+    assert output[0].startswith("d e")
+    assert output[1:3] == [
+        translator(run_folder)(["e d"])[0][0].text,
+        translator(run_folder)(["c"], ["b"])[0][0].text,
+    ]
+    assert output[2].startswith("b")
+    assert output[3:] == ["", ""]
+
+
+def test_the_first_part_of_a_very_long_line_gets_the_prefix(run_folder: RunFolder) -> None:
+    cut = translator(run_folder)
+    cut.longest = 4
+    ((found,),) = cut(["a b c d e a b c d e"], ["c c"])
+    assert found.parts == 3
+    expected = translator(run_folder)(["a b c", "d e a", "b c d e"], ["c c", "", ""])
+    assert found.text == " ".join(line[0].text for line in expected)
+
+
+def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
+    from footplate_nlp import translation
+
+    config = load_job(run_folder.job, ["evaluate.prefix=c c", "evaluate.samples=20"]).config
+    assert isinstance(config, Config)
+    context = Context(checkpoint=CheckpointStore(run_folder.checkpoints).at(2))
+    *_, step = translation.evaluate(config, context)
+    assert all(row[2].startswith("c c") for row in step.media["samples"].rows)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "problem"),
+    [
+        (
+            b"a\na b\n",
+            ["--prefix", "a b c d", "evaluate.search.length={factor: 1, extra: 2}"],
+            "line 1: a forced prefix of 4 tokens and the end of sentence are more than its output may have (4); "
+            "shorten the prefix, or raise evaluate.search.length",
+        ),
+        (
+            b"a b\ta\na b\tnever\n",
+            ["--prefixes"],
+            "line 2: 'never' has what the target vocabulary does not know; begin with words that it knows",
+        ),
+        (
+            b"a\n",
+            ["--prefix", "a", "--prefixes"],
+            "--prefix: is for all lines, and with --prefixes each has its own; leave one out",
+        ),
+        (b"a\n", ["--stop", "all"], "--stop: says when a beam is done; add --beam"),
+        (
+            b"a\n",
+            ["--beam", "2", "--stop", "soon"],
+            "--stop: 'soon' is no rule; give first, k_finished, all or optimal",
+        ),
+        (
+            b"a\n",
+            ["--sample", "--stop", "all"],
+            "--sample: draws tokens, so there is no --beam, no --length-penalty and no --stop; leave one out",
+        ),
+        (b"a\n", ["--no-repeat-ngram", "0"], "--no-repeat-ngram: 0 is out of range; give a whole number above 0"),
+        (
+            b"a\n",
+            ["--repetition-penalty", "0.5"],
+            "--repetition-penalty: 0.5 is out of range; give a finite number of 1 or more",
+        ),
+        (
+            b"a\n",
+            ["--minimum-length", "-1"],
+            "--minimum-length: -1 is out of range; give a whole number that is not negative",
+        ),
+        (b"a\n", ["--ensemble", "@7"], "ensemble: @7: tiny has none of update 7; there are: 1, 2"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_line(
+    run_folder: RunFolder, text: bytes, options: list[str], problem: str
+) -> None:
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, text, *options)
+    assert str(error.value) == problem
+
+
+def test_flags_are_changes_to_the_recipes_keys() -> None:
+    flags = SearchFlags(
+        beam=4, stop="first", length_penalty=0.6, minimum_length=3, no_repeat_ngram=2, repetition_penalty=1.2
+    )
+    search = "evaluate.search."
+    assert flags.overrides() == {
+        f"{search}kind": "beam",
+        f"{search}n_best": 1,
+        f"{search}size": 4,
+        f"{search}stop": "first",
+        f"{search}length.minimum": 3,
+        f"{search}constraints.no_repeat_ngram": 2,
+        f"{search}constraints.repetition_penalty": 1.2,
+        f"{search}length_penalty": '{"kind": "average", "alpha": 0.6}',
+    }
+    assert SearchFlags().overrides() == {}
+
+
+@pytest.mark.parametrize("options", [["--beam", "3"], ["--sample"], []])
+def test_constraints_hold_for_every_search(run_folder: RunFolder, options: list[str]) -> None:
+    output = translate(run_folder, b"a b c d e\nb b b b\n" * 3, "--no-repeat-ngram", "1", *options)
+    for line in output.splitlines():
+        assert len(set(line.split())) == len(line.split())
+
+
+def test_ensembles_translate(run_folder: RunFolder) -> None:
+    output = translate(run_folder, b"a b c\ne d\n", "--ensemble", "@1", "--ensemble", "tiny")
+    expected = translator(run_folder, "ensemble=['@1', tiny]")(["a b c", "e d"])
+    assert output.splitlines() == [found[0].text for found in expected]
+
+
+def test_a_picture_for_each_line_shows_where_the_model_looked(run_folder: RunFolder, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    output = translate(run_folder, b"a b c\n\ne $ d\n", "--attention", str(pictures), "--beam", "2")
+    assert output.count("\n") == 3
+    assert sorted(path.name for path in pictures.iterdir()) == ["1.png", "3.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
+    looking = translator(run_folder)
+    ((found,),) = looking(["a b c"])
+    attention = looking.look(found)
+    assert attention.source == ["▁a", "▁b", "▁c", "</s>"]
+    assert attention.target == [f"▁{word}" for word in found.text.split()] + ["</s>"]
+    assert attention.attention_TS.shape == (len(attention.target), 4)
+    assert attention.attention_TS.sum(1).tolist() == pytest.approx([1.0] * len(attention.target))
+
+
+def test_pictures_that_cannot_be_drawn_are_refused(run_folder: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", "--attention", str(tmp_path), "--ensemble", "@1")
+    assert str(error.value) == "--attention: of several models, each looks elsewhere; leave out the ensemble"
+    (tmp_path / "file").touch()
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", "--attention", str(tmp_path / "file"))
+    assert (
+        str(error.value)
+        == f"{tmp_path / 'file' / '1.png'}: cannot be written (File exists); choose another --attention"
+    )
+
+
+def test_lines_come_in_full_blocks_from_a_file(tmp_path: Path) -> None:
+    text = b"\n".join([b"one", b"", b"x" * 200_000, b"four", b"five"])
+    expected = [[b"one", b""], [b"x" * 200_000, b"four"], [b"five"]]
+    assert list(line_blocks(io.BytesIO(text), 2)) == expected
+    path = tmp_path / "text"
+    path.write_bytes(text)
+    with path.open("rb") as file:
+        assert list(line_blocks(file, 2)) == expected
+    assert list(line_blocks(io.BytesIO(b"one\n"), 2)) == [[b"one"]]
+    assert list(line_blocks(io.BytesIO(b""), 2)) == []
+
+
+def test_lines_of_a_pipe_that_stalls_do_not_wait_for_more() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        blocks = line_blocks(file, 512, patience_seconds=0.01)
+        pipe.write(b"one\ntwo\nthr")
+        assert next(blocks) == [b"one", b"two"]
+        pipe.write(b"ee\n")
+        assert next(blocks) == [b"three"]
+        pipe.write(b"four")
+        pipe.close()
+        assert list(blocks) == [[b"four"]]
+
+
+def test_lines_are_counted_where_somebody_looks() -> None:
+    for shown in (True, False):
+        screen = io.StringIO()
+        with LineCounter(Console(file=screen, force_terminal=True, width=80), shown) as counter:
+            counter.add(1_200)
+            counter.add(34)
+        assert ("1,234 lines" in screen.getvalue()) == shown
