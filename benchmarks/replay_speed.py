@@ -40,11 +40,11 @@ def filled(transitions: int, space: Box) -> Replay:
     config, stack = ProportionalReplay(transitions=transitions), 4 if len(space.shape) == 3 else 1
     replay = build_replay(config, space, 6, ENVIRONMENTS, stack, 1, 0.99)
     random, shape = np.random.default_rng(1), (ENVIRONMENTS, *space.shape)
-    observations = random.integers(0, 255, (100, *shape)).astype(space.dtype)
+    observations = random.integers(0, 255, (10, *shape), np.uint8).astype(space.dtype)
     actions, no = np.zeros(ENVIRONMENTS, np.int64), np.zeros(ENVIRONMENTS, np.bool_)
     rewards = np.zeros(ENVIRONMENTS)
     for number in range(-(-transitions // ENVIRONMENTS)):
-        shown = observations[number % 100]
+        shown = observations[number % 10]
         replay.add(shown, actions, Transitions(shown, rewards, no, no, no, ~no, shown[:0], ()), rewards)
     for _ in range(transitions // 1000):
         rows = random.integers(transitions, size=1000)

@@ -10,9 +10,9 @@ from footplate.step import Mean
 @pytest.mark.parametrize(
     ("recipe", "losses"),
     [
-        ("catch-dqn", [0.068799652, 0.036736086, 0.035022702]),
-        ("cartpole-dqn", [0.53744841, 0.26438266, 0.1095129]),
-        ("pong-dqn learning_starts_steps=400 replay.transitions=5000", [0.0005768183, 0.00036700262, 0.0002490973]),
+        ("catch-dqn", [0.055968493, 0.024945494, 0.029103525]),
+        ("cartpole-dqn", [0.57888502, 0.3097294, 0.12270319]),
+        ("pong-dqn learning_starts_steps=80 replay.transitions=5000", [0.0018643594, 0.00038392982, 0.00050007919]),
     ],
 )
 def test_first_losses(recipe: str, losses: list[float]) -> None:
