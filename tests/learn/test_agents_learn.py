@@ -1,4 +1,4 @@
-"""A3C, asynchronous Q-learning and PPO on what is small: Catch to its optimum, CartPole to where it counts as solved."""
+"""A3C, asynchronous Q-learning and PPO on what is small: Catch to its optimum, CartPole to where it is solved."""
 
 import pytest
 
