@@ -41,6 +41,8 @@ GOALS = (
     Goal("cartpole-a3c", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal("cartpole-async-q", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal("cartpole-ppo", ("evaluate.episodes=100",), "eval/return", 475.0),
+    Goal("catch-dqn", ("evaluate.episodes=100",), "eval/return", 0.99),
+    Goal("cartpole-dqn", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal(
         "scan-transformer",
         ("evaluate.split=test",),

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "benchmarks" / ".peers"
 
 
-def python_of(peer: str, *packages: str) -> Path:
+def python_of(peer: str, *packages: str, with_torch: bool = True) -> Path:
     """The interpreter of the environment called `peer`, made on first use and anew when the packages change.
 
-    torch is the version that constraints.txt pins, so that both sides compute with the same one.
+    torch, where it is wanted, is the version that constraints.txt pins, so that both sides compute with the same one.
     """
     folder = ENVIRONMENTS / peer
     python, made = folder / "bin" / "python", folder / "packages.txt"
@@ -25,8 +25,8 @@ def python_of(peer: str, *packages: str) -> Path:
     print(f"making {folder} with {', '.join(packages)}", file=sys.stderr)
     venv.create(folder, clear=True, with_pip=True)
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    torch = next(line for line in constraints if line.startswith("torch=="))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", torch, *packages], check=True)
+    torch = [line for line in constraints if line.startswith("torch==")] if with_torch else []
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *torch, *packages], check=True)
     made.write_text(wanted)
     return python
 

@@ -3,6 +3,7 @@
     checkpoints/000400/model.safetensors    weights, tied tensors once
                        update.pt            plain containers and tensors, read with `weights_only=True`
                        manifest.json        written last: size and SHA-256 of every file, versions, score
+    checkpoints/segments/                   large pieces that checkpoints share (`footplate.segments`)
 
 A checkpoint is written beside its place, every file and folder is fsynced, and only then is it renamed: a reader sees
 all of it or nothing, whenever the writer is killed. What is in the files is the business of `footplate.part_files`;
@@ -12,7 +13,6 @@ without it, nothing here needs torch.
 import hashlib
 import json
 import math
-import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from footplate import __version__
 from footplate.errors import CheckpointError, TrainingError
+from footplate.segments import FOLDER, Segmented, Segments, digest, fsync
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from footplate.part_files import Snapshots
-    from footplate.step import Stateful
+    from footplate.step import Part
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -62,6 +63,8 @@ class Checkpoint:
             )
         for name, entry in manifest["files"].items():
             _verify(self.folder / name, entry["bytes"], entry["sha256"])
+        for name, size in manifest.get("segments", {}).items():
+            _verify(self.folder.parent / FOLDER / name, size, name)
         return manifest
 
     @property
@@ -81,7 +84,7 @@ class Checkpoint:
         score = self.manifest.get("score")
         return None if score is None else float(score)
 
-    def restore(self, parts: Mapping[str, "Stateful"]) -> None:
+    def restore(self, parts: Mapping[str, "Part"]) -> None:
         """Load every part from the file of its name."""
         from torch import nn
 
@@ -90,7 +93,10 @@ class Checkpoint:
         for name, part in parts.items():
             state = self.load_module_state(name) if isinstance(part, nn.Module) else self.load_state(name)
             try:
-                part.load_state_dict(state)
+                if isinstance(part, Segmented):
+                    part.load_from(state, Segments(self.folder.parent))
+                else:
+                    part.load_state_dict(state)
             except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
                 reason = first_misfit(part, state) if isinstance(part, nn.Module) else " ".join(str(error).split())
                 raise CheckpointError(
@@ -122,9 +128,9 @@ def seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _verify(path: Path, size: int, digest: str) -> None:
+def _verify(path: Path, size: int, sha256: str) -> None:
     try:
-        intact = path.stat().st_size == size and _digest(path) == digest
+        intact = path.stat().st_size == size and digest(path) == sha256
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         raise CheckpointError(f"{path}: is missing or cannot be read; this checkpoint cannot be used") from error
     if not intact:
@@ -162,7 +168,7 @@ class CheckpointStore:
         self._failures_in_a_row = 0
         self._last_failure = ""
 
-    def save(self, update: int, parts: "Mapping[str, Stateful]", *, score: float | None = None) -> None:
+    def save(self, update: int, parts: "Mapping[str, Part]", *, score: float | None = None) -> None:
         """Copy the state of the parts now, and write it in the background; waits for the write before this one.
 
         A write that fails is reported, and training may go on. Raises TrainingError when three in a row have failed.
@@ -171,15 +177,33 @@ class CheckpointStore:
 
         self.wait()
         self._snapshots = self._snapshots or Snapshots()
-        self.save_files(update, self._snapshots.take(parts), score=score)
+        segments = Segments(self.folder)
+        try:
+            files = self._snapshots.take(parts, segments)
+        except OSError as error:
+            self._fail(self.at(update).folder, error)
+            self._end_after_failures()
+        else:
+            self.save_files(update, files, score=score, segments=segments.listed)
 
     def save_files(
-        self, update: int, files: Mapping[str, Callable[[Path], object]], *, score: float | None = None
+        self,
+        update: int,
+        files: Mapping[str, Callable[[Path], object]],
+        *,
+        score: float | None = None,
+        segments: Mapping[str, int] | None = None,
     ) -> None:
-        """The same for files that are no parts: for each name, what writes it to a path, called in the background."""
+        """The same for files that are no parts: for each name, what writes it to a path, called in the background.
+
+        `segments` has the bytes of those that belong to this checkpoint; they are there already.
+        """
         self.wait()
-        score = score if score is not None and math.isfinite(score) else None
-        self._writing = self._writer.submit(self._write, update, files, score)
+        extra = {
+            "score": score if score is not None and math.isfinite(score) else None,
+            **({"segments": dict(segments)} if segments else {}),
+        }
+        self._writing = self._writer.submit(self._write, update, files, extra)
         if self._failures_in_a_row:
             self.wait()  # where the disk makes trouble, nobody should train for an hour before hearing how it went
 
@@ -188,8 +212,11 @@ class CheckpointStore:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
-            if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-                raise self._unsaved(f"nor could the {FAILURES_IN_A_ROW - 1} before it")
+            self._end_after_failures()
+
+    def _end_after_failures(self) -> None:
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            raise self._unsaved(f"nor could the {FAILURES_IN_A_ROW - 1} before it")
 
     def close(self) -> None:
         """Finish writing and end the writer's thread. Raises TrainingError where the last write failed."""
@@ -211,6 +238,7 @@ class CheckpointStore:
         """Remove what a killed writer left behind."""
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        self._sweep_segments()
 
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""
@@ -262,6 +290,17 @@ class CheckpointStore:
         updates = self.updates()
         for update in {*updates} - {*updates[-self._keep_last :]} - {*self._ranked()[: self._keep_best]}:
             self._delete(self.at(update).folder)
+        self._sweep_segments()
+
+    def _sweep_segments(self) -> None:
+        """Remove the segments that no checkpoint lists; none while there is one whose list can't be read."""
+        segments = Segments(self.folder)
+        manifests = [_read_sealed(self.at(update).folder) for update in self.updates()]
+        if segments.folder.exists() and None not in manifests:
+            try:
+                segments.sweep({name for manifest in manifests if manifest for name in manifest.get("segments", {})})
+            except OSError as error:
+                self._report(f"{segments.folder}: cannot be swept ({error.strerror}); delete what is old by hand")
 
     def _delete(self, folder: Path) -> None:
         doomed = folder.with_name(f".deleting-{folder.name}")
@@ -271,76 +310,74 @@ class CheckpointStore:
         except OSError as error:
             self._report(f"{folder}: cannot be deleted ({error.strerror}); delete it by hand")
 
-    def _write(self, update: int, files: Mapping[str, Callable[[Path], object]], score: float | None) -> None:
+    def _write(self, update: int, files: Mapping[str, Callable[[Path], object]], extra: Mapping[str, Any]) -> None:
         place = self.folder / f"{update:06d}"
         beside = self.folder / f".writing-{place.name}"
         try:
             shutil.rmtree(beside, ignore_errors=True)
             if not self.folder.exists():
                 self.folder.mkdir(parents=True)
-                _fsync(self.folder.parent)
+                fsync(self.folder.parent)
             beside.mkdir()
-            self._fill(beside, update, files, score)
+            self._fill(beside, update, files, extra)
             for companion in self._companions:
-                _fsync(companion)
+                fsync(companion)
             if place.exists():  # a damaged one that was passed over
                 self._delete(place)
             beside.rename(place)
-            _fsync(self.folder)
+            fsync(self.folder)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
-            self._failures_in_a_row += 1
-            self._last_failure = f"{place}: could not be written ({error.strerror or error})"
-            if self._failures_in_a_row < FAILURES_IN_A_ROW:
-                self._report(f"{self._last_failure}; training goes on, the checkpoint before stays")
+            self._fail(place, error)
         else:
             self._failures_in_a_row = 0
             self._prune()
 
+    def _fail(self, place: Path, error: OSError) -> None:
+        self._failures_in_a_row += 1
+        self._last_failure = f"{place}: could not be written ({error.strerror or error})"
+        if self._failures_in_a_row < FAILURES_IN_A_ROW:
+            self._report(f"{self._last_failure}; training goes on, the checkpoint before stays")
+
     def _fill(
-        self, beside: Path, update: int, files: Mapping[str, Callable[[Path], object]], score: float | None
+        self, beside: Path, update: int, files: Mapping[str, Callable[[Path], object]], extra: Mapping[str, Any]
     ) -> None:
         entries = {}
         for name, write in files.items():
             write(beside / name)
-            _fsync(beside / name)
-            entries[name] = {"bytes": (beside / name).stat().st_size, "sha256": _digest(beside / name)}
+            fsync(beside / name)
+            entries[name] = {"bytes": (beside / name).stat().st_size, "sha256": digest(beside / name)}
         previous = max((earlier for earlier in self.updates() if earlier < update), default=None)
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "update": update,
             "previous": previous,
-            "score": score,
             "files": entries,
             "versions": _versions(),
+            **extra,
         }
         manifest["seal"] = seal(manifest)
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _fsync(beside / MANIFEST)
-        _fsync(beside)
+        fsync(beside / MANIFEST)
+        fsync(beside)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_sealed(folder: Path) -> dict[str, Any] | None:
+    """What a manifest says, without a look at the files; None where it is damaged, as who reads them is told."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        return manifest if seal(manifest) == manifest["seal"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _score(folder: Path) -> float | None:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        score = manifest["score"] if seal(manifest) == manifest["seal"] else None
+        score = (_read_sealed(folder) or {})["score"]
         return float(score) if score is not None and math.isfinite(score) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None  # damaged: whoever reads the checkpoint is told
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
 
 
 def _versions() -> dict[str, str]:
     return {"footplate": __version__, "torch": version("torch"), "python": platform.python_version()}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from footplate.checkpoint import Checkpoint
 from footplate.job import Precision
 from footplate.pool import OpenPool, open_pool
 from footplate.shared_parameters import SharedParameters, ShareParameters
-from footplate.step import Stateful
+from footplate.step import Part
 from footplate.streams import numpy_stream, torch_seed, torch_stream
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -54,7 +54,7 @@ class Context:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
-    def restore(self, **parts: Stateful) -> int:
+    def restore(self, **parts: Part) -> int:
         """Load each part from the checkpoint, if there is one; returns how many updates it had made, else 0."""
         if self.checkpoint is None:
             return 0

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from footplate.errors import CheckpointError
-from footplate.step import Stateful
+from footplate.segments import Segmented, Segments
+from footplate.step import Part
 
 WriteFile = Callable[[Path], object]
 
@@ -33,12 +34,15 @@ class Snapshots:
     def __init__(self) -> None:
         self._copies: dict[str, Any] = {}
 
-    def take(self, parts: Mapping[str, Stateful]) -> dict[str, WriteFile]:
-        """Copy the state of the parts; returns, by file name, what writes each. Those raise OSError."""
-        return dict(self._take(name, part) for name, part in parts.items())
+    def take(self, parts: Mapping[str, Part], segments: Segments) -> dict[str, WriteFile]:
+        """Copy the state of the parts; returns, by file name, what writes each. Those raise OSError.
 
-    def _take(self, name: str, part: Stateful) -> tuple[str, WriteFile]:
-        state: Mapping[str, Any] = part.state_dict()
+        What is new of the largest parts is written at once. Raises OSError.
+        """
+        return dict(self._take(name, part, segments) for name, part in parts.items())
+
+    def _take(self, name: str, part: Part, segments: Segments) -> tuple[str, WriteFile]:
+        state: Mapping[str, Any] = part.save_to(segments) if isinstance(part, Segmented) else part.state_dict()
         ties = None
         if isinstance(part, nn.Module):
             state, ties = _untied(state)

@@ -13,7 +13,7 @@ from footplate.errors import TrainingError
 from footplate.folder import RunFolder
 from footplate.job import Job
 from footplate.ledger import Ledger
-from footplate.step import Activity, Stateful, Step
+from footplate.step import Activity, Part, Step
 from footplate.tracking import Tracker, open_trackers
 from footplate.tracking.messages import messages_to
 
@@ -114,7 +114,7 @@ class Record:
             self._tracker.media(step.update, step.media)
         self._write_status_sometimes(None)
 
-    def save(self, step: Step, own: Mapping[str, Stateful], score: float | None) -> None:
+    def save(self, step: Step, own: Mapping[str, Part], score: float | None) -> None:
         """Save the step's parts and `drive`'s own."""
         if step.state is not None:
             self._store.save(step.update, {**step.state, **own}, score=score)

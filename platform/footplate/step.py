@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from footplate.segments import Segmented
+
 
 class Stateful(Protocol):
     """A part that can be saved and restored: an `nn.Module`, an `Update`, a position in the data."""
@@ -15,6 +17,10 @@ class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+Part = Stateful | Segmented
+"""What a checkpoint holds under a name."""
 
 
 class Mean(NamedTuple):
@@ -93,7 +99,7 @@ class Step:
     """Names such as `train/loss`, `eval/bleu`, `rollout/return`; averaged over the updates of a row."""
     work: Mapping[str, int] = field(default_factory=dict)
     """What this update consumed over all ranks, such as `target_tokens` or `frames`: drives axes and rates."""
-    state: Mapping[str, Stateful] | None = None
+    state: Mapping[str, Part] | None = None
     """The parts to save, by name; None where an exact checkpoint is impossible."""
     media: Mapping[str, Medium] = field(default_factory=dict)
     """Tables, pictures and videos, by name."""

@@ -1,6 +1,7 @@
 """Toy environments whose optimum is known: importing this module registers them with gymnasium.
 
-`footplate/Catch-v0` (optimum 1), `footplate/Corridor-v0` (optimum 1), `footplate/Chain-v0` (all policies get the same).
+`footplate/Catch-v0` (optimum 1), `footplate/Corridor-v0` (optimum 1), `footplate/Chain-v0` (all policies get the same),
+`footplate/Cliffwalk-v0` (optimum 1).
 """
 
 from typing import Any, Literal
@@ -116,6 +117,40 @@ class Chain(gymnasium.Env[Picture, Action]):
         )
 
 
+class Cliffwalk(gymnasium.Env[Picture, Action]):
+    """`length` states in a row, in each of which one action leads on and the other one over the cliff, to the end.
+
+    In even states it is action 1 that leads on, in odd ones action 0, so that nothing learnt in one state helps in the
+    next. The last right action pays 1, all else 0. The optimum is 1, in `length` steps; a random policy gets it once in
+    2^length episodes.
+
+    Source: the blind cliffwalk of Schaul et al. 2016 (arXiv 1511.05952), section 3.1.
+    """
+
+    def __init__(self, length: int = 5) -> None:
+        self.length = length
+        self.observation_space = Box(0.0, 1.0, (length,), np.float32)
+        self.action_space = Discrete(2)
+        self._state = 0
+
+    def reset(self, *, seed: int | None = None, options: Options = None) -> tuple[Picture, Information]:
+        super().reset(seed=seed)
+        self._state = 0
+        return one_hot(self._state, self.length), {}
+
+    def step(self, action: Action) -> tuple[Picture, float, bool, bool, Information]:
+        is_right = int(action) == self.right_action(self._state)
+        arrived = is_right and self._state == self.length - 1
+        ended = arrived or not is_right
+        self._state += not ended
+        return one_hot(self._state, self.length), float(arrived), ended, False, {}
+
+    @staticmethod
+    def right_action(state: int) -> int:
+        """The action that leads on."""
+        return 1 - state % 2
+
+
 def one_hot(index: int, length: int) -> Picture:
     """A vector that is 1 at `index` and 0 elsewhere.
 
@@ -127,5 +162,5 @@ def one_hot(index: int, length: int) -> Picture:
     return vector
 
 
-for _kind in (Catch, Corridor, Chain):
+for _kind in (Catch, Corridor, Chain, Cliffwalk):
     gymnasium.register(f"footplate/{_kind.__name__}-v0", f"{__name__}:{_kind.__name__}")

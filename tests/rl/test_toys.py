@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from footplate_rl.toys import Catch, Chain, Corridor
+from footplate_rl.toys import Catch, Chain, Cliffwalk, Corridor
 
 
-@pytest.mark.parametrize("name", ["Catch", "Corridor", "Chain"])
+@pytest.mark.parametrize("name", ["Catch", "Corridor", "Chain", "Cliffwalk"])
 def test_gymnasium_finds_nothing_to_complain_about(name: str) -> None:
     check_env(gymnasium.make(f"footplate/{name}-v0").unwrapped, skip_render_check=True)
 
@@ -75,3 +75,13 @@ def test_the_chain_pays_1_2_3_whatever_one_does(end: str) -> None:
     assert [reward for _, reward, *_ in steps] == [1.0, 2.0, 3.0]
     assert [observation.argmax() for observation, *_ in steps] == [1, 2, 3]
     assert steps[-1][2:4] == (end == "terminated", end == "truncated")
+
+
+def test_the_cliffwalk_pays_1_for_the_one_right_sequence_and_ends_at_the_first_mistake() -> None:
+    environment = Cliffwalk(length=3)
+    environment.reset()
+    right = [environment.step(action) for action in (1, 0, 1)]
+    assert [step[1:4] for step in right] == [(0.0, False, False), (0.0, False, False), (1.0, True, False)]
+    assert [step[0].tolist() for step in right[:2]] == [[0, 1, 0], [0, 0, 1]]
+    environment.reset()
+    assert [environment.step(action)[1:4] for action in (1, 1)] == [(0.0, False, False), (0.0, True, False)]
