@@ -35,7 +35,7 @@ GOALS = (
     Goal("copy-transformer", ("evaluate.split=test",), "eval/exact_match", 99.0),
     Goal("catch-paac", ("evaluate.episodes=100",), "eval/return", 0.99),
     Goal("cartpole-paac", ("evaluate.episodes=100",), "eval/return", 475.0),
-    Goal("catch-a3c", ("evaluate.episodes=100",), "eval/return", 0.99),
+    Goal("catch-a3c", ("evaluate.episodes=100", "evaluate.actions=greedy"), "eval/return", 0.99),
     Goal("catch-async-q", ("evaluate.episodes=100",), "eval/return", 0.99),
     Goal("catch-ppo", ("evaluate.episodes=100",), "eval/return", 0.99),
     Goal("cartpole-a3c", ("evaluate.episodes=100",), "eval/return", 475.0),

@@ -92,9 +92,14 @@ def score(study: Study, run: str, overrides: tuple[str, ...], runs: Path) -> dic
         footplate("train", study.recipe, *study.fixed, *overrides, "--runs", str(runs), "--name", run)
     elif json.loads((runs / run / "status.json").read_text())["state"] != "finished":
         footplate("resume", run, "--runs", str(runs))
-    output = footplate("evaluate", run, *study.evaluation, "--runs", str(runs))
+    return evaluated(run, study.evaluation, study.metrics, runs)
+
+
+def evaluated(run: str, overrides: tuple[str, ...], metrics: tuple[str, ...], runs: Path) -> dict[str, float]:
+    """What `footplate evaluate` says of a run."""
+    output = footplate("evaluate", run, *overrides, "--runs", str(runs))
     found = {}
-    for metric in study.metrics:
+    for metric in metrics:
         line = re.search(rf"^\s*{re.escape(metric)}\s+(\S+)$", output, re.MULTILINE)
         if line is None:
             sys.exit(f"{run}: the evaluation says nothing of {metric}:\n{output}")

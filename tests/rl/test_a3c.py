@@ -210,6 +210,23 @@ def test_learning_sees_the_outputs_that_acted_from_rollout_to_rollout(autoreset:
         assert ends > 3
 
 
+def test_where_an_episode_is_truncated_its_last_observation_is_valued_with_all_that_is_remembered() -> None:
+    """As the same observation is where there is no time limit, and the episode goes on."""
+    network, spaces = recurrent()
+    rollouts = []
+    for limit in (4, 500):
+        config = config_of(environment=CARTPOLE | {"arguments": {"max_episode_steps": limit}})
+        with closing(make_environments(config.environment, 2)) as environments:
+            group = Group(environments, slice(0, 2))
+            group.reset(0)
+            rollout = Rollout(6, 2, spaces[0], Categorical(2), Context(precision="fp64"))
+            rollout.collect(network, [group], Context().stream("act", 0).random((6, 2)))
+            rollouts.append(rollout)
+    cut, through = rollouts
+    assert cut.truncated_TN[3].all()
+    torch.testing.assert_close(cut.final_values_TN[3], through.values_SN[4])
+
+
 def test_a_policy_with_a_memory_acts_as_it_would_alone_and_forgets_at_each_start() -> None:
     network, _ = recurrent()
     draw = np.random.default_rng(1)
@@ -298,6 +315,6 @@ def test_a_machine_that_can_not_share_parameters_is_refused() -> None:
 def test_two_processes_learn_beside_each_other_and_leave_nobody_behind() -> None:
     config = config_of(environment=CATCH, workers=2, processes=True, environments=2)
     steps = rounds(config, Context())
-    assert [step.update for step in steps] == [4, 8]
+    assert [step.update for step in steps] == [4, 8, 12]
     assert weights(steps[-1])["policy.bias"].abs().max() > 0
     assert multiprocessing.active_children() == []
