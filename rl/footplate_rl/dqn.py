@@ -174,7 +174,7 @@ class Config(Section):
 
 
 DEBUG_OVERRIDES: Mapping[str, object] = {
-    "steps": 200,
+    "steps": 160,
     "environments": 2,
     "rollout_steps": 2,
     "updates_per_rollout": 1,
