@@ -116,6 +116,12 @@ def _translate_all(
                 if found[0].parts > 1:
                     without = "" if attention is None else ", without a picture"
                     print(f"line {number}: too long, translated in {found[0].parts} parts{without}", file=sys.stderr)
+                if any(each.truncated for each in found[:n_best]):
+                    print(
+                        f"line {number}: an output reached its maximum length and was ended there; "
+                        "raise evaluate.search.length",
+                        file=sys.stderr,
+                    )
                 if attention is not None and found[0].parts == 1:
                     draw_attention(translator.look(found[0]), attention / f"{number}.png")
                 for each in found[:n_best]:  # the recipe may keep more

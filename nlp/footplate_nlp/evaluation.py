@@ -22,7 +22,7 @@ from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
-from footplate_nlp.search import GreedyConfig, SearchConfig, search
+from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
@@ -43,7 +43,8 @@ class Evaluation(Every):
     samples: WholeNumber = 3
     """How many translations to show beside their references; others each time."""
     batch_tokens: Count = 4096
-    """The padded tokens of a batch; the search multiplies it by the beam."""
+    """The padded tokens of a batch, counted once for each hypothesis of a beam or sample of a sentence. It bounds the
+    memory; what is found does not depend on it."""
     scoring: Scoring = Scoring()
     """How the text is scored."""
 
@@ -119,8 +120,9 @@ def evaluate(
     found: dict[int, tuple[str, float, int]] = {}
     done = 0
     model.eval()
+    budget = config.batch_tokens // rows_of_a_sentence(config.search)
     # The longest first: if anything is too large, it shows at once.
-    for batch_rows in reversed(batches_by_width(held.pairs, rows, config.batch_tokens)):
+    for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
         mine = batch_rows[context.rank :: context.ranks]
         if len(mine):
             with torch.inference_mode():
