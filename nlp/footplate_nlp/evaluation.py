@@ -19,7 +19,7 @@ from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
-from footplate_nlp.forced_prefix import encode_prefix
+from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search
@@ -80,7 +80,10 @@ class Evaluated:
 
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
-    """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
+    """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`.
+
+    Raises FootplateError where `prefix` cannot begin one of its translations.
+    """
     texts: list[tuple[str, str]] = []
     pairs: list[Pairs] = []
     corpora: dict[str, range] = {}
@@ -92,7 +95,17 @@ def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held
         pairs.append(tokenise(these, vocabulary, member.tag))
     sources, targets = [part.source for part in pairs], [part.target for part in pairs]
     joined = Pairs(Sentences.joined(sources), Sentences.joined(targets))
+    _check_prefix(config, vocabulary, joined.source)
     return Held(texts, joined, corpora, target_language(corpus, config.scoring))
+
+
+def _check_prefix(config: Evaluation, vocabulary: Vocabulary, source: Sentences) -> None:
+    if not config.prefix:
+        return
+    prefix = encode_prefix(config.prefix, vocabulary, "evaluate.prefix")
+    for row, tokens in enumerate(source.lengths(np.arange(len(source)))):
+        where = f"evaluate.prefix: sentence {row + 1} of {config.split}"
+        check_prefix(prefix, config.search.length.maximum_for(int(tokens) + 1), where)
 
 
 def read_texts(corpus: Corpus, config: Evaluation) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
 from footplate.step import Step
+from footplate_nlp import translation
 from footplate_nlp.evaluation import Evaluated, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.translation import Config, restore_model
@@ -180,3 +181,27 @@ def test_a_run_of_another_task_cannot_be_compared_with(runs: Path) -> None:
     assert problem(runs, "report.against=line") == (
         f"report.against: a run of the task {task} translates nothing; name a run of translation"
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["evaluate.prefix=a b c d", "evaluate.search.length={factor: 1, extra: 0}"],
+            "evaluate.prefix: sentence {row} of valid: a forced prefix of 4 tokens and the end of sentence are more "
+            "than its output may have ({words}); shorten the prefix, or raise evaluate.search.length",
+        ),
+        (
+            ["evaluate.prefix=never"],
+            "evaluate.prefix: 'never' has what the target vocabulary does not know; begin with words that it knows",
+        ),
+    ],
+)
+def test_a_prefix_that_cannot_be_is_refused_before_training(overrides: list[str], problem: str) -> None:
+    config = load_job("copy-transformer", [*TINY, *overrides]).config
+    assert isinstance(config, Config)
+    lengths = [len(source.split()) for source, _ in config.corpus.pairs("valid")]  # type: ignore[union-attr]
+    row = next(row for row, words in enumerate(lengths) if words + 1 <= 4)
+    with pytest.raises(FootplateError) as error:
+        next(translation.train(config, Context()))
+    assert str(error.value) == problem.format(row=row + 1, words=lengths[row] + 1)
