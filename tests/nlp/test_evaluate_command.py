@@ -187,7 +187,7 @@ def test_a_run_of_another_task_cannot_be_compared_with(runs: Path) -> None:
     ("overrides", "problem"),
     [
         (
-            ["evaluate.prefix=a b c d", "evaluate.search.length={factor: 1, extra: 0}"],
+            ["evaluate.prefix=a b c d", "evaluate.search.length.extra=0"],
             "evaluate.prefix: sentence {row} of valid: a forced prefix of 4 tokens and the end of sentence are more "
             "than its output may have ({words}); shorten the prefix, or raise evaluate.search.length",
         ),
