@@ -1,18 +1,17 @@
 """The flags of `translate` that say how to search, as changes to the recipe's `evaluate.search`."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from footplate.errors import FootplateError
 
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "length_penalty": (lambda value: 0 <= value < math.inf, "a finite number that is not negative"),
-    "temperature": (lambda value: 0 < value < math.inf, "a finite number above 0"),
+    "length_penalty": (lambda value: 0 <= value <= 10, "a number from 0 to 10"),
+    "temperature": (lambda value: 1e-6 <= value <= 1e6, "a number from 0.000001 to 1000000"),
     "top_p": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "top_k": (lambda value: value >= 1, "a whole number above 0"),
-    "repetition_penalty": (lambda value: 1 <= value < math.inf, "a finite number of 1 or more"),
+    "repetition_penalty": (lambda value: 1 <= value <= 1e6, "a number from 1 to 1000000"),
     "no_repeat_ngram": (lambda value: value >= 1, "a whole number above 0"),
     "minimum_length": (lambda value: value >= 0, "a whole number that is not negative"),
 }

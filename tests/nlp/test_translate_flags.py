@@ -125,7 +125,7 @@ def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
         (
             b"a\n",
             ["--repetition-penalty", "0.5"],
-            "--repetition-penalty: 0.5 is out of range; give a finite number of 1 or more",
+            "--repetition-penalty: 0.5 is out of range; give a number from 1 to 1000000",
         ),
         (
             b"a\n",
