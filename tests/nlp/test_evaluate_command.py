@@ -205,3 +205,9 @@ def test_a_prefix_that_cannot_be_is_refused_before_training(overrides: list[str]
     with pytest.raises(FootplateError) as error:
         next(translation.train(config, Context()))
     assert str(error.value) == problem.format(row=row + 1, words=lengths[row] + 1)
+
+
+def test_when_training_evaluates_is_not_asked_of_a_trained_run(runs: Path) -> None:
+    with pytest.raises(FootplateError) as error:
+        evaluate(runs, "good", "evaluate.every_updates=3")
+    assert str(error.value) == "evaluate.every_updates: changes nothing once a run is trained; leave it out"

@@ -279,3 +279,54 @@ def test_an_output_that_reached_its_maximum_is_said_on_standard_error(run_folder
     result = CliRunner().invoke(build_app(), arguments, input=b"a b\n\nc\n")
     told = "an output reached its maximum length and was ended there; raise evaluate.search.length"
     assert result.stderr.splitlines() == [f"line 1: {told}", f"line 3: {told}"]
+
+
+BEAM = "evaluate.search={kind: beam, size: 3, n_best: 3}"
+UNEVEN = "evaluate.search.uid={regularizer: variance, strength: 0.5}"
+
+
+@pytest.mark.parametrize(
+    ("options", "the_same"),
+    [
+        (["--n-best", "3", BEAM], ["--beam", "3", "--n-best", "3"]),
+        (["--n-best", "2", BEAM], ["--beam", "3", "--n-best", "2"]),
+        (["--length-penalty", "0.6", "evaluate.search.kind=beam"], ["--beam", "5", "--length-penalty", "0.6"]),
+        (["--stop", "all", "evaluate.search.kind=beam", UNEVEN], ["--beam", "5", "--stop", "all", UNEVEN]),
+        (["--temperature", "2", "evaluate.search.kind=sample"], ["--sample", "--temperature", "2"]),
+        (["--n-best", "2", "evaluate.search.kind=sample"], ["--sample", "--n-best", "2"]),
+    ],
+)
+def test_flags_go_with_the_search_of_the_run(run_folder: RunFolder, options: list[str], the_same: list[str]) -> None:
+    assert translate(run_folder, b"a b c\ne d\n", *options) == translate(run_folder, b"a b c\ne d\n", *the_same)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            ["--n-best", "4", BEAM],
+            "--n-best: 4 translations are more than a beam of 3 has; raise --beam to 4 or more",
+        ),
+        (
+            ["--temperature", "2", "evaluate.search.kind=beam"],
+            "--temperature: is for sampling; add --sample, or leave it out",
+        ),
+        (
+            ["--length-penalty", "1", "evaluate.search.kind=sample"],
+            "--length-penalty: compares the hypotheses of a beam; add --beam",
+        ),
+        (
+            ["--stop", "first", "evaluate.search.kind=beam", "evaluate.search.size=0"],
+            "command line: evaluate.search.size: must be at least 1, got 0",
+        ),
+        (["evaluate.every_updates=3"], "evaluate.every_updates: changes nothing once a run is trained; leave it out"),
+        (["evaluate.sentences=3"], "evaluate.sentences: changes nothing in this command; leave it out"),
+        (["report.worst=3"], "report.worst: changes nothing in this command; leave it out"),
+    ],
+)
+def test_flags_and_keys_that_the_search_of_the_run_has_no_use_for_are_refused(
+    run_folder: RunFolder, options: list[str], problem: str
+) -> None:
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", *options)
+    assert str(error.value) == problem
