@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from footplate.errors import ConfigError, FootplateError
 from footplate.job import Job
-from footplate_nlp.beam import BeamConfig
+from footplate_nlp.beam import BeamConfig, Stop
 from footplate_nlp.sampling import SampleConfig
 from footplate_nlp.search import GreedyConfig
 from footplate_nlp.translation import Config
@@ -25,7 +26,7 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
 }
 """What a flag may be, and how that is said; the recipe's keys have the same ranges, but the user gave no key."""
 
-_STOPS = ("first", "k_finished", "all", "optimal")
+_STOPS = get_args(Stop)
 _OF_A_BEAM = {"length_penalty": "compares the hypotheses of a beam", "stop": "says when a beam is done"}
 _OF_SAMPLING = ("temperature", "top_p", "top_k")
 _KEYS = {

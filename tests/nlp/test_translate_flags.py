@@ -114,7 +114,7 @@ def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
         (
             b"a\n",
             ["--beam", "2", "--stop", "soon"],
-            "--stop: 'soon' is no rule; give first, k_finished, all or optimal",
+            "--stop: 'soon' is no rule; give first, best_ends, k_finished, length_now, all or optimal",
         ),
         (
             b"a\n",
