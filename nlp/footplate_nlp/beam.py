@@ -62,7 +62,7 @@ class Gnmt(Section):
 
 
 LengthPenalty = Annotated[NoPenalty | Average | Gnmt, Field(discriminator="kind")]
-Stop = Literal["first", "k_finished", "all", "optimal"]
+Stop = Literal["first", "best_ends", "k_finished", "length_now", "all", "optimal"]
 
 
 class BeamConfig(Section):
@@ -76,9 +76,10 @@ class BeamConfig(Section):
     length_penalty: LengthPenalty = Average()
     """What a log-probability is divided by, so that lengths can be compared; n counts the end of sentence."""
     stop: Stop = "optimal"
-    """When a sentence is done: at the `first` finished hypothesis, at `k_finished` (as many as the beam is wide), at
-    its maximum length (`all`), or as soon as provably nothing better can come (`optimal`: Huang et al. 2017, "When to
-    finish?", with the bound at the maximum length)."""
+    """When a sentence is done: at the `first` finished hypothesis; when the best continuation of all is an end and
+    `n_best` are finished (`best_ends`); at `k_finished` (as many as the beam is wide); when the worst of these is no
+    worse than the best live one if it ended at the `length_now`; at its maximum length (`all`); or as soon as provably
+    nothing better can come (`optimal`: Huang et al. 2017, "When to finish?", with the bound at the maximum length)."""
     length: Length = Length()
     """How long the output may be."""
     constraints: Constraints = Constraints()
@@ -116,8 +117,10 @@ class Sentence:
         insort(self.pool, hypothesis, key=lambda other: -other.score)
         del self.pool[size:]
 
-    def done(self, length: int, best_live: float, config: BeamConfig) -> bool:
+    def done(self, length: int, best_live: float, best_ends: bool, config: BeamConfig) -> bool:
         """Whether the search is over after `length` positions, `best_live` being the highest objective that lives on.
+
+        `best_ends`: whether the best continuation at this position was the end.
 
         An objective is at most 0 and only falls: a position adds log p <= 0, which a repetition penalty >= 1 leaves at
         most 0, and lambda R >= 0, which is taken off, only grows (`Uid.only_grows`; the others are refused here). The
@@ -128,10 +131,16 @@ class Sentence:
             return True
         if config.stop == "first":
             return bool(self.pool)
+        if config.stop in {"k_finished", "length_now"} and len(self.pool) < config.size:
+            return False
         if config.stop == "k_finished":
-            return len(self.pool) == config.size
+            return True
+        if config.stop == "length_now":
+            return self.pool[-1].score >= best_live / config.length_penalty.divisor(length)
         if config.stop == "all" or len(self.pool) < config.n_best:
             return False
+        if config.stop == "best_ends":
+            return best_ends
         return self.pool[config.n_best - 1].score >= best_live / config.length_penalty.divisor(self.maximum)
 
 
@@ -154,8 +163,8 @@ def beam_search(
 
         is_end_BC = found.tokens_BC == EOS
         scores_BK, live_BK = found.scores_BC.masked_fill(is_end_BC, -torch.inf).topk(beam)
-        best_live = scores_BK[:, 0].tolist()
-        stay = [b for b, each in enumerate(still_open) if not each.done(length, best_live[b], config)]
+        live = zip(still_open, scores_BK[:, 0].tolist(), is_end_BC[:, 0].tolist(), strict=True)
+        stay = [b for b, (each, best, best_ends) in enumerate(live) if not each.done(length, best, best_ends, config)]
         if not stay:
             return [sentence.pool[: config.n_best] for sentence in sentences]
         tokens_BK = found.tokens_BC.gather(1, live_BK)

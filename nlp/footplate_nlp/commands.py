@@ -38,7 +38,9 @@ def translate(
     top_p: Annotated[float | None, typer.Option(help="sample from the smallest set with this probability")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample from so many of the most probable tokens")] = None,
     tag: Annotated[str | None, typer.Option(help="the tag that the run was trained with, such as a language")] = None,
-    stop: Annotated[str | None, typer.Option(help="when a beam is done: first, k_finished, all, optimal")] = None,
+    stop: Annotated[
+        str | None, typer.Option(help="when a beam is done: first, best_ends, k_finished, length_now, all, optimal")
+    ] = None,
     minimum_length: Annotated[int | None, typer.Option(help="at least so many tokens")] = None,
     no_repeat_ngram: Annotated[int | None, typer.Option(help="write no so many tokens in a row twice")] = None,
     repetition_penalty: Annotated[

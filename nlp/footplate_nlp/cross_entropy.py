@@ -79,7 +79,8 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         weights_VD, inputs_ND = output_VD.to(low), hidden_ND.to(low)
         differentiated = (hidden_ND, output_VD, *(tensor for tensor in copied[:2] if tensor is not None))
         gradients = [torch.zeros_like(tensor) if differentiate else tensor.new_empty(0) for tensor in differentiated]
-        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // vocabulary)
+        widest = max(vocabulary, *(each.shape[-1] for each in copied if each is not None and each.ndim > 1), 1)
+        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // widest)
         nll_N, evenly = hidden_ND.new_empty(len(hidden_ND), dtype=real), hidden_ND.new_zeros((), dtype=real)
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden_ND), rows):
@@ -172,10 +173,15 @@ def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabula
     def log_p(logits: Tensor, copied: Tensor) -> Tensor:
         return torch.logaddexp(write_R1 + logits - z_R1, copy_R1 + copied.clamp_min(tiny).log())
 
-    same_RSS = source_RS[:, :, None] == source_RS[:, None, :]
-    first_RS = ~same_RSS.tril(-1).any(-1)
-    copied_RS = (attention_RS[:, None, :] * same_RSS).sum(-1)
+    copied_RS = _over_equal_ids(attention_RS, source_RS, vocabulary)
+    times_RS = _over_equal_ids(torch.ones_like(attention_RS), source_RS, vocabulary)
     gold_copied_R1 = (attention_RS * (source_RS == gold_R1)).sum(-1, keepdim=True)
     more_RS = log_p(logits_RS, copied_RS) - (write_R1 + logits_RS - z_R1)
-    evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS * first_RS).sum() / vocabulary
+    evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS / times_RS).sum() / vocabulary
     return -log_p(gold_logit_R1, gold_copied_R1)[:, 0], evenly
+
+
+def _over_equal_ids(values_RS: Tensor, source_RS: Tensor, vocabulary: int) -> Tensor:
+    """sums_RS: at each position, the sum of the values wherever the row has the same id."""
+    sums_RV = values_RS.new_zeros(len(values_RS), vocabulary).scatter_add(-1, source_RS, values_RS)
+    return sums_RV.gather(-1, source_RS)

@@ -108,7 +108,10 @@ class Recurrence(nn.Module):
 
     @property
     def fused(self) -> bool:
-        """Whether one kernel does the whole sequence."""
+        """Whether one kernel does the whole sequence. oneDNN's knows no fp16 where the processor does not."""
+        on_cpu = self.recurrent_matrix.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if on_cpu and torch.get_autocast_dtype("cpu") == torch.float16:
+            return False
         return self.peepholes_3H is None and not (self.training and self.recurrent_dropout.probability)
 
     def zeros(self, rows: int) -> State:

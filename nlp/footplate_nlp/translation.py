@@ -110,6 +110,11 @@ class Config(Section):
                 "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
                 "choose another, or leave this out"
             )
+        if self.scheduled_sampling is not None and self.scheduled_sampling.begin_update >= self.updates:
+            raise ValueError(
+                f"scheduled_sampling.begin_update: {self.scheduled_sampling.begin_update} is not below "
+                f"updates: {self.updates}, so it would never act; lower it"
+            )
         if isinstance(self.model, RecurrentConfig):
             if self.scheduled_sampling is not None and self.scheduled_sampling.passes is not None:
                 raise ValueError(

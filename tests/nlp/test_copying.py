@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from footplate.errors import ConfigError
 from footplate.job import load_job
@@ -112,6 +113,26 @@ def test_the_loss_is_that_of_the_mixture_however_few_rows_are_made_at_a_time(
     assert float(terms.metrics["train/nll"].total) == pytest.approx(float(nll.detach()))
     parameters = list(model.parameters())
     torch.testing.assert_close(torch.autograd.grad(terms.total, parameters), torch.autograd.grad(naive, parameters))
+
+
+def test_memory_does_not_grow_with_the_square_of_the_source() -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows, length, vocabulary = 64, 3000, 40
+    hidden_ND = torch.randn(rows, 8, generator=generator).requires_grad_()
+    gate_N = torch.zeros(rows, requires_grad=True)
+    attention_NS = torch.rand(rows, length, generator=generator).softmax(-1).requires_grad_()
+    source_NS = torch.randint(4, vocabulary, (rows, length), generator=generator)
+    gold_N = torch.randint(4, vocabulary, (rows,), generator=generator)
+    output_VD = torch.randn(vocabulary, 8, generator=generator)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        total, _ = cross_entropy.smoothed_cross_entropy(
+            hidden_ND, output_VD, gold_N, 0.1, cross_entropy.Copied(gate_N, attention_NS, source_NS)
+        )
+    largest = max(event.cpu_memory_usage for event in profiler.events())
+    assert largest < 100 * rows * length  # a square would be 3,000 times rows * length
+    naive = mixture(hidden_ND @ output_VD.T, gate_N, attention_NS, source_NS)
+    wanted = -0.9 * naive.gather(1, gold_N[:, None]).sum() - 0.1 * naive.mean(-1).sum()
+    torch.testing.assert_close(total, wanted)
 
 
 def test_padding_changes_neither_loss_nor_gradients() -> None:

@@ -172,7 +172,7 @@ def test_ctranslate2_finds_what_our_beam_finds(run_folder: RunFolder, tmp_path: 
     trained = of_run(run_folder)
     write_and_compare(tmp_path, trained, "ctranslate2", None)
     for config, penalty in [
-        (BeamConfig(length_penalty=NoPenalty(), length=LONG), 0),
+        (BeamConfig(length_penalty=NoPenalty(), stop="best_ends", length=LONG), 0),
         (BeamConfig(length_penalty=Average(), stop="k_finished", length=LONG), 1),
     ]:
         found = by_ctranslate2(tmp_path, trained, beam_size=5, max_decoding_length=40, length_penalty=penalty)
@@ -184,8 +184,10 @@ def test_generate_finds_what_our_beam_finds(run_folder: RunFolder, tmp_path: Pat
     trained = of_run(run_folder)
     write_and_compare(tmp_path, trained, "huggingface", None)
     for config, settings in [
-        (BeamConfig(length_penalty=NoPenalty(), length=LONG), {"length_penalty": 0.0}),
-        (BeamConfig(length_penalty=Average(), length=LONG), {}),
+        (BeamConfig(length_penalty=NoPenalty(), stop="length_now", length=LONG), {"length_penalty": 0.0}),
+        (BeamConfig(length_penalty=Average(), stop="length_now", length=LONG), {}),
+        (BeamConfig(length_penalty=Average(), stop="k_finished", length=LONG), {"early_stopping": True}),
+        (BeamConfig(length_penalty=Average(), stop="optimal", n_best=5, length=LONG), {"early_stopping": "never"}),
     ]:
         found = by_hugging_face(tmp_path, trained, max_length=41, **settings)
         expected = ended(trained, config)

@@ -165,6 +165,15 @@ def test_what_a_recurrent_model_cannot_do_is_refused_by_name() -> None:
         assert str(caught.value) == f"command line: {text}"
 
 
+def test_a_beginning_after_the_end_is_refused() -> None:
+    decay = ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"]
+    with pytest.raises(ConfigError) as caught:
+        load_job("copy-transformer", [*decay, "scheduled_sampling.begin_update=7", "updates=7"])
+    assert str(caught.value) == (
+        "command line: scheduled_sampling.begin_update: 7 is not below updates: 7, so it would never act; lower it"
+    )
+
+
 def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(copying=True)
     memory = model.encode(SOURCE_BS)

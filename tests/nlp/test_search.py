@@ -197,6 +197,8 @@ BY_HAND = table_of(
         ("k_finished", Average(), 2, [(B,), ()]),  # ln .225 / 2 = -.75, ln .35 / 1 = -1.05
         ("all", Average(), 3, [(A, A), (B,)]),  # ln .252 / 3 = -.46
         ("optimal", Average(), 3, [(A, A), (B,)]),
+        ("best_ends", NoPenalty(), 3, [(), (A, A)]),  # the best of position 2 is `aa`
+        ("length_now", Average(), 3, [(A, A), (B,)]),  # ln .35 / 1 is below ln .28 / 2 = -.64
     ],
 )
 def test_each_rule_stops_where_it_says(
@@ -206,6 +208,20 @@ def test_each_rule_stops_where_it_says(
     config = BeamConfig(size=2, n_best=2, stop=stop, length_penalty=penalty, length=exactly(3))
     assert tokens_of(search(toy, sources(1), config)) == [expected]
     assert len(toy.rows_fed) == positions
+
+
+def test_it_stops_when_the_best_continuation_is_an_end() -> None:
+    toy = Toy(table_of({(): {A: 0.6, B: 0.3, EOS: 0.1}, (A,): {EOS: 0.9, A: 0.1}, (B,): {A: 1.0}}))
+    config = BeamConfig(size=2, stop="best_ends", length=exactly(3))
+    assert tokens_of(search(toy, sources(1), config)) == [[(A,)]]
+    assert len(toy.rows_fed) == 2  # one is finished, so `k_finished` would go on; so would `optimal`
+
+
+def test_it_stops_when_no_live_one_is_better_if_it_ended_now() -> None:
+    toy = Toy(table_of({(): {EOS: 0.5, A: 0.3, B: 0.2}, (A,): {EOS: 0.9, A: 0.1}, (B,): {A: 1.0}}))
+    config = BeamConfig(size=2, n_best=2, stop="length_now", length_penalty=Average(), length=exactly(3))
+    assert tokens_of(search(toy, sources(1), config)) == [[(A,), ()]]  # ln .27 / 2 = -.65, ln .5 = -.69
+    assert len(toy.rows_fed) == 2  # ln .2 / 2 = -.80 is worse than both, ln .2 / 3 would not be
 
 
 def test_the_optimal_rule_stops_when_the_best_cannot_be_overtaken() -> None:

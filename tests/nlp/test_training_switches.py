@@ -11,7 +11,7 @@ import torch
 
 from footplate.checkpoint import CheckpointStore
 from footplate.context import Context
-from footplate.job import load_job
+from footplate.job import Precision, load_job
 from footplate.step import Step, metric_value
 from footplate_nlp import translation
 from footplate_nlp.translation import Config
@@ -42,6 +42,11 @@ MODELS = {
 }
 SWITCHES = {
     "scheduled sampling": ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"],
+    "drawn predictions": [
+        "scheduled_sampling.decay.kind=linear",
+        "scheduled_sampling.decay.updates=5",
+        "scheduled_sampling.prediction=sample",
+    ],
     "word dropout": ["word_dropout.source=0.2", "word_dropout.target=0.2"],
     "copying": ["model.copying=true", "coverage_loss=1.0"],
     "moving average": ["ema_decay=0.9"],
@@ -97,11 +102,12 @@ def test_computing_layers_again_changes_no_bit_of_a_run(model: str) -> None:
     assert all(torch.equal(tensor, state(again)[name]) for name, tensor in state(plain).items())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_all_switches_at_once_train_in_bf16_with_accumulation(model: str) -> None:
+def test_all_switches_at_once_train_in_half_precision_with_accumulation(model: str, precision: Precision) -> None:
     everything = [override for switch in SWITCHES.values() for override in switch]
     config = config_of(*MODELS[model], *everything, "update.accumulate=2")
-    for step in steps(config, Context(precision="bf16")):
+    for step in steps(config, Context(precision=precision)):
         loss = metric_value(step.metrics["train/loss"])
         assert loss is not None
         assert 0 < loss < 10

@@ -134,13 +134,14 @@ distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_evaluate_as_one_does(tmp_path: Path) -> None:
-    overrides = [*TINY, "update.accumulate=2", "evaluate.search.kind=beam"]
+@pytest.mark.parametrize("switches", [[], ["model.copying=true", "coverage_loss=1.0", "ema_decay=0.9"]])
+def test_two_ranks_train_and_evaluate_as_one_does(switches: list[str], tmp_path: Path) -> None:
+    overrides = [*TINY, "update.accumulate=2", "evaluate.search.kind=beam", *switches]
     processes = [
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), "2", str(tmp_path), *overrides]) for rank in (0, 1)
     ]
     assert [process.wait() for process in processes] == [0, 0]
-    whole = last(config_of(["evaluate.search.kind=beam"]), Context(precision="fp64"))
+    whole = last(config_of(["evaluate.search.kind=beam", *switches]), Context(precision="fp64"))
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, tensor in weights(whole).items():
