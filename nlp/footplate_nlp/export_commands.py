@@ -49,9 +49,7 @@ def export(
     print(f"log-probabilities of random sentences differ from the run's by at most {difference:.1e}")
 
 
-def _trained(
-    folder: "RunFolder", to: str, average: int | None, checkpoint: str | None, tag: str | None
-) -> "Trained":
+def _trained(folder: "RunFolder", to: str, average: int | None, checkpoint: str | None, tag: str | None) -> "Trained":
     """The model of a run, on the CPU. Raises FootplateError where the format has no place for it, or for a tag."""
     from footplate.errors import FootplateError
     from footplate.evaluation import choose_checkpoint, load_for_evaluation
