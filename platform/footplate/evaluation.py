@@ -8,7 +8,7 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.errors import CheckpointError, FootplateError
 from footplate.execution import local_context, process_settings
 from footplate.folder import RunFolder
-from footplate.job import Job, load_job
+from footplate.job import Job, load_job, read_job
 from footplate.step import metric_value
 from footplate.tasks import load_task
 from footplate.tracking.console import Console
@@ -39,7 +39,7 @@ def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
 
 
 def load_for_evaluation(folder: RunFolder, overrides: Sequence[str]) -> Job:
-    """The job of a run with some keys changed. Raises FootplateError for a key that matters only in training."""
+    """The job of a run with some keys changed. Raises FootplateError for a key that cannot change any more."""
     job = load_job(folder.job, overrides)
     task = load_task(job.task)
     keys = [*getattr(task, "EVALUATION_KEYS", ()), *_KEYS_OF_ANY_JOB]
@@ -47,6 +47,8 @@ def load_for_evaluation(folder: RunFolder, overrides: Sequence[str]) -> Job:
         key = override.partition("=")[0].strip()
         if hasattr(task, "EVALUATION_KEYS") and key.partition(".")[0] not in keys:
             raise FootplateError(f"{key}: changes nothing once a run is trained; leave it out ({', '.join(keys)} can)")
+    if hasattr(task, "check_evaluation"):
+        task.check_evaluation(read_job(folder.job).config, job.config)
     return job
 
 
