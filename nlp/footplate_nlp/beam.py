@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from footplate.section import Count, NonNegative, Section
+from footplate.section import Count, Section
 from footplate_nlp.candidates import Candidates
 from footplate_nlp.constraints import Allowed, Constraints
 from footplate_nlp.hypothesis import Hypothesis, Length, log_probabilities
@@ -25,6 +25,9 @@ from footplate_nlp.objective import Ends, Objective
 from footplate_nlp.seq2seq import Decoding
 from footplate_nlp.symbols import BOS, EOS
 from footplate_nlp.uid import Uid
+
+Exponent = Annotated[float, Field(ge=0, le=10)]
+"""Of a length: a float holds the power of any length that fits into memory."""
 
 
 class NoPenalty(Section):
@@ -41,8 +44,8 @@ class Average(Section):
     """score = log p / n^alpha; alpha 1 is the mean log-probability of a token."""
 
     kind: Literal["average"] = "average"
-    alpha: NonNegative = 1.0
-    """0 is no penalty; larger favours longer outputs."""
+    alpha: Exponent = 1.0
+    """0 is no penalty; larger favours longer outputs; at most 10."""
 
     def divisor(self, length: int) -> float:
         """n^alpha, for n tokens with the end of sentence."""
@@ -53,8 +56,8 @@ class Gnmt(Section):
     """score = log p / ((5 + n) / 6)^alpha. Source: Wu et al. 2016, "Google's neural machine translation system", 14."""
 
     kind: Literal["gnmt"] = "gnmt"
-    alpha: NonNegative = 0.6
-    """0 is no penalty; larger favours longer outputs."""
+    alpha: Exponent = 0.6
+    """0 is no penalty; larger favours longer outputs; at most 10."""
 
     def divisor(self, length: int) -> float:
         """((5 + n) / 6)^alpha, for n tokens with the end of sentence."""

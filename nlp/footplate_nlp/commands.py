@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from footplate_nlp.translation import Config
     from footplate_nlp.translator import Translator
 
+_OF_EVALUATIONS = ("report", *(f"evaluate.{key}" for key in ("split", "sentences", "samples", "scoring")))
+"""Keys that `evaluate` heeds and `translate` does not."""
+
 LINES_AT_ONCE = 512
 """Lines that are read, sorted by length and translated together, unless the input stalls."""
 
@@ -69,7 +72,7 @@ def translate(
     from footplate.evaluation import choose_checkpoint
     from footplate.execution import local_context, process_settings
     from footplate.folder import open_run
-    from footplate_nlp.search_flags import SearchFlags
+    from footplate_nlp.search_flags import SearchFlags, load_with_flags
     from footplate_nlp.translator import open_translator
 
     if prefix is not None and prefixes:
@@ -87,12 +90,12 @@ def translate(
         no_repeat_ngram=no_repeat_ngram,
         repetition_penalty=repetition_penalty,
     )
-    settings = flags.overrides() | {"average": average, "device": device}
+    settings: dict[str, object] = {"average": average, "device": device}
     settings["evaluate.prefix"] = None if prefix is None else json.dumps(prefix)
     settings["ensemble"] = json.dumps(ensemble) if ensemble else None
     folder = open_run(run, runs)
     given = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    job, config = _load(folder, [*given, *(overrides or [])])
+    job, config = load_with_flags(flags, [*given, *(overrides or [])], lambda changed: _load(folder, changed))
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
@@ -118,6 +121,12 @@ def _translate_all(
                 if found[0].parts > 1:
                     without = "" if attention is None else ", without a picture"
                     print(f"line {number}: too long, translated in {found[0].parts} parts{without}", file=sys.stderr)
+                if any(each.truncated for each in found[:n_best]):
+                    print(
+                        f"line {number}: an output reached its maximum length and was ended there; "
+                        "raise evaluate.search.length",
+                        file=sys.stderr,
+                    )
                 if attention is not None and found[0].parts == 1:
                     draw_attention(translator.look(found[0]), attention / f"{number}.png")
                 for each in found[:n_best]:  # the recipe may keep more
@@ -136,7 +145,7 @@ def _load(folder: "RunFolder", overrides: list[str]) -> "tuple[Job, Config]":
 
     job = read_job(folder.job)
     if isinstance(job.config, Config):
-        job = load_for_evaluation(folder, overrides)
+        job = load_for_evaluation(folder, overrides, _OF_EVALUATIONS)
     if not isinstance(job.config, Config):
         raise FootplateError(f"translate: a run of the task {job.task} translates nothing; name a run of translation")
     return job, job.config

@@ -21,10 +21,11 @@ class Constraints(Section):
     no_repeat_ngram: Count | None = None
     """No n tokens in a row are written twice; null lets them. Where nothing else is left the sentence ends. Source:
     Paulus et al. 2018, "A deep reinforced model for abstractive summarization", section 2.5."""
-    repetition_penalty: Annotated[float, Field(ge=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=1, le=1e6)] = 1.0
     """Multiplies the log-probabilities of tokens that were written before: their probabilities to this power. 1 is
-    none. Source: Keskar et al. 2019, "CTRL", section 4.1, which divides logits; these depend on a constant that the
-    softmax ignores, so they are taken as log-probabilities, which are never above 0."""
+    none, 1000000 the most: in fp32 the products must be finite. Source: Keskar et al. 2019, "CTRL", section 4.1, which
+    divides logits; these depend on a constant that the softmax ignores, so they are taken as log-probabilities, which
+    are never above 0."""
 
 
 class Allowed:

@@ -19,10 +19,10 @@ from footplate_nlp.batches import batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
-from footplate_nlp.forced_prefix import encode_prefix
+from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
-from footplate_nlp.search import GreedyConfig, SearchConfig, search
+from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
@@ -43,7 +43,8 @@ class Evaluation(Every):
     samples: WholeNumber = 3
     """How many translations to show beside their references; others each time."""
     batch_tokens: Count = 4096
-    """The padded tokens of a batch; the search multiplies it by the beam."""
+    """The padded tokens of a batch, counted once for each hypothesis of a beam or sample of a sentence. It bounds the
+    memory; what is found does not depend on it."""
     scoring: Scoring = Scoring()
     """How the text is scored."""
 
@@ -79,7 +80,10 @@ class Evaluated:
 
 
 def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held:
-    """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`."""
+    """Read the evaluation's part of the corpus: small enough for memory, or cut short by `sentences`.
+
+    Raises FootplateError where `prefix` cannot begin one of its translations.
+    """
     texts: list[tuple[str, str]] = []
     pairs: list[Pairs] = []
     corpora: dict[str, range] = {}
@@ -91,7 +95,17 @@ def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held
         pairs.append(tokenise(these, vocabulary, member.tag))
     sources, targets = [part.source for part in pairs], [part.target for part in pairs]
     joined = Pairs(Sentences.joined(sources), Sentences.joined(targets))
+    _check_prefix(config, vocabulary, joined.source)
     return Held(texts, joined, corpora, target_language(corpus, config.scoring))
+
+
+def _check_prefix(config: Evaluation, vocabulary: Vocabulary, source: Sentences) -> None:
+    if not config.prefix:
+        return
+    prefix = encode_prefix(config.prefix, vocabulary, "evaluate.prefix")
+    for row, tokens in enumerate(source.lengths(np.arange(len(source)))):
+        where = f"evaluate.prefix: sentence {row + 1} of {config.split}"
+        check_prefix(prefix, config.search.length.maximum_for(int(tokens) + 1), where)
 
 
 def read_texts(corpus: Corpus, config: Evaluation) -> list[tuple[str, str]]:
@@ -119,8 +133,9 @@ def evaluate(
     found: dict[int, tuple[str, float, int]] = {}
     done = 0
     model.eval()
+    budget = config.batch_tokens // rows_of_a_sentence(config.search)
     # The longest first: if anything is too large, it shows at once.
-    for batch_rows in reversed(batches_by_width(held.pairs, rows, config.batch_tokens)):
+    for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
         mine = batch_rows[context.rank :: context.ranks]
         if len(mine):
             with torch.inference_mode():

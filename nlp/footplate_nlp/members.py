@@ -1,10 +1,11 @@
 """The checkpoints of an ensemble: `RUN`, `RUN@UPDATE`, or `@UPDATE` of this run."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from footplate.context import Context
 from footplate.errors import CheckpointError, FootplateError
@@ -18,7 +19,14 @@ from footplate_nlp.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from footplate_nlp.translation import Config
 
-Member = Annotated[str, Field(pattern=r"^([^@]+|[^@]*@(best|last|[0-9]+))$")]
+
+def _is_a_member(name: str) -> str:
+    if not re.fullmatch(r"[^@]+|[^@]*@(best|last|[0-9]+)", name):
+        raise ValueError(f"{name!r} names no checkpoint; give RUN, RUN@UPDATE, RUN@best, RUN@last or @UPDATE")
+    return name
+
+
+Member = Annotated[str, AfterValidator(_is_a_member)]
 """RUN, RUN@WHICH or @WHICH."""
 
 Restored = tuple[Seq2Seq, Vocabulary, int]
@@ -76,4 +84,5 @@ def _member(
         return restore(*find_member(name, config, context))
     except FootplateError as error:
         # Of several mistakes in another run's job.yaml each has its line.
-        raise CheckpointError(f"ensemble: {name}: {error}") from error
+        problem = str(error).removeprefix(f"{name.partition('@')[0]}: ")
+        raise CheckpointError(f"ensemble: {name}: {problem}") from error

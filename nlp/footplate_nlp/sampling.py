@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from footplate.section import Count, Positive, Section
+from footplate.section import Count, Section
 from footplate_nlp.constraints import Constraints
 from footplate_nlp.hypothesis import Length
 
@@ -18,8 +18,9 @@ class SampleConfig(Section):
     """Ancestral sampling. Temperature first, then `top_k`, then `top_p` of what remains."""
 
     kind: Literal["sample"] = "sample"
-    temperature: Positive = 1.0
-    """Divides the log-probabilities: below 1 sharpens. (Its limit 0 is greedy search.)"""
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    """Divides the log-probabilities: below 1 sharpens. (Its limit 0 is greedy search.) From 0.000001 to 1000000: in
+    fp32 the quotients must be finite."""
     top_k: Count | None = None
     """The k most probable tokens; null for all. Source: Fan et al. 2018, "Hierarchical neural story generation"."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -63,7 +63,7 @@ def search(
     maxima = config.length.maxima(source_BS)
     device = source_BS.device
     keys = range(len(maxima)) if keys is None else keys
-    rows = config.size if isinstance(config, BeamConfig) else config.samples if isinstance(config, SampleConfig) else 1
+    rows = rows_of_a_sentence(config)
     prefix_NP = padded_prefixes(prefixes or [()] * len(maxima), maxima, keys, rows, device)
     allowed = Allowed(config.constraints, config.length.minimum, prefix_NP)
     with evaluating(model), torch.inference_mode():
@@ -80,6 +80,17 @@ def search(
                     sorted(found[row : row + rows], key=lambda hypothesis: -hypothesis.score)
                     for row in range(0, len(found), rows)
                 ]
+
+
+def rows_of_a_sentence(config: GreedyConfig | BeamConfig | SampleConfig) -> int:
+    """How many rows the decoder has for each sentence: what a batch's memory is multiplied by."""
+    match config:
+        case BeamConfig():
+            return config.size
+        case SampleConfig():
+            return config.samples
+        case GreedyConfig():
+            return 1
 
 
 @contextmanager

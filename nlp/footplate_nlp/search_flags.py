@@ -1,18 +1,25 @@
 """The flags of `translate` that say how to search, as changes to the recipe's `evaluate.search`."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from footplate.errors import FootplateError
+from footplate.errors import ConfigError, FootplateError
+from footplate.job import Job
+from footplate_nlp.beam import BeamConfig
+from footplate_nlp.sampling import SampleConfig
+from footplate_nlp.search import GreedyConfig
+from footplate_nlp.translation import Config
+
+Load = Callable[[list[str]], tuple[Job, Config]]
+"""From overrides to a job and its configuration. Raises ConfigError."""
 
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "length_penalty": (lambda value: 0 <= value < math.inf, "a finite number that is not negative"),
-    "temperature": (lambda value: 0 < value < math.inf, "a finite number above 0"),
+    "length_penalty": (lambda value: 0 <= value <= 10, "a number from 0 to 10"),
+    "temperature": (lambda value: 1e-6 <= value <= 1e6, "a number from 0.000001 to 1000000"),
     "top_p": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "top_k": (lambda value: value >= 1, "a whole number above 0"),
-    "repetition_penalty": (lambda value: 1 <= value < math.inf, "a finite number of 1 or more"),
+    "repetition_penalty": (lambda value: 1 <= value <= 1e6, "a number from 1 to 1000000"),
     "no_repeat_ngram": (lambda value: value >= 1, "a whole number above 0"),
     "minimum_length": (lambda value: value >= 0, "a whole number that is not negative"),
 }
@@ -53,6 +60,7 @@ class SearchFlags:
         """Changes to the recipe, by key; what they do not name stays as the recipe says.
 
         Raises FootplateError, by the flag's own name, for a value out of range and for flags that exclude each other.
+        Whether they suit the search, where that is the recipe's, `check_suits` tells.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
         self._check(given)
@@ -71,27 +79,63 @@ class SearchFlags:
             raise FootplateError(
                 "--sample: draws tokens, so there is no --beam, no --length-penalty and no --stop; leave one out"
             )
-        for name in _OF_SAMPLING:
-            if name in given and not self.sample:
-                raise FootplateError(f"{_flag(name)}: is for sampling; add --sample, or leave it out")
         for name, (within, allowed) in _RANGES.items():
             value = given.get(name)
             if isinstance(value, int | float) and not within(value):
                 raise FootplateError(f"{_flag(name)}: {value:g} is out of range; give {allowed}")
         if self.stop is not None and self.stop not in _STOPS:
             raise FootplateError(f"--stop: {self.stop!r} is no rule; give {', '.join(_STOPS[:-1])} or {_STOPS[-1]}")
-        if self.beam is not None and self.n_best > self.beam:
-            raise FootplateError(
-                f"--n-best: {self.n_best} translations are more than a beam of {self.beam} has; "
-                f"raise --beam to {self.n_best} or more"
-            )
-        if self.n_best > 1 and self.beam is None and not self.sample:
+        if self.beam is not None:
+            self._check_n_best(self.beam)
+
+    def check_suits(self, search: GreedyConfig | BeamConfig | SampleConfig) -> None:
+        """Raise FootplateError, by its name, for a flag that is not about the kind of search that there is."""
+        given = {name for name, value in vars(self).items() if value is not None}
+        for name in _OF_SAMPLING:
+            if name in given and search.kind != "sample":
+                raise FootplateError(f"{_flag(name)}: is for sampling; add --sample, or leave it out")
+        for name, why in _OF_A_BEAM.items():
+            if name in given and search.kind != "beam":
+                raise FootplateError(f"{_flag(name)}: {why}; add --beam")
+        if self.n_best > 1 and search.kind == "greedy":
             raise FootplateError(
                 f"--n-best: {self.n_best} translations need a beam; add --beam {self.n_best} or more, or --sample"
             )
-        for name, why in _OF_A_BEAM.items():
-            if name in given and self.beam is None:
-                raise FootplateError(f"{_flag(name)}: {why}; add --beam")
+        if search.kind == "beam":
+            self._check_n_best(search.size)
+
+    def _check_n_best(self, size: int) -> None:
+        if self.n_best > size:
+            raise FootplateError(
+                f"--n-best: {self.n_best} translations are more than a beam of {size} has; "
+                f"raise --beam to {self.n_best} or more"
+            )
+
+
+def load_with_flags(flags: SearchFlags, overrides: Sequence[str], load: Load) -> tuple[Job, Config]:
+    """What `load` makes of the overrides and of what the flags change.
+
+    Which flags suit depends on the search that results, and only loading tells which that is. A search refuses the keys
+    of another kind; so where the flags' keys are refused, it is loaded without them, to say it of the flag instead.
+    """
+    changes = flags.overrides()
+    try:
+        loaded = load([*_lines(changes), *overrides])
+    except ConfigError:
+        whole = {f"evaluate.search.{key}" for key in ("kind", "size", "samples", "n_best")}
+        _, config = load([*_lines({key: value for key, value in changes.items() if key in whole}), *overrides])
+        flags.check_suits(config.evaluate.search)
+        raise
+    search = loaded[1].evaluate.search
+    flags.check_suits(search)
+    if flags.n_best == 1:
+        return loaded
+    key = "samples" if search.kind == "sample" else "n_best"
+    return load([*_lines(changes), *overrides, f"evaluate.search.{key}={flags.n_best}"])
+
+
+def _lines(changes: Mapping[str, object]) -> list[str]:
+    return [f"{key}={value}" for key, value in changes.items()]
 
 
 def _flag(name: str) -> str:

@@ -13,8 +13,9 @@ from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
+from footplate_nlp.hypothesis import Length
 from footplate_nlp.members import open_ensemble
-from footplate_nlp.search import SearchConfig, search
+from footplate_nlp.search import SearchConfig, rows_of_a_sentence, search
 from footplate_nlp.seq2seq import Searchable, Seq2Seq
 from footplate_nlp.tokenised import Pairs, Sentences
 from footplate_nlp.translation import Config, restore_model
@@ -34,21 +35,30 @@ class Translation:
     """What the model read, without the end of sentence; empty where the line was cut."""
     target: tuple[int, ...] = ()
     """What it wrote, likewise."""
+    truncated: bool = False
+    """Whether it, or one of its parts, is as long as it may be: the end was forced there."""
 
 
 class Translator:
     """Translates lines in batches of similar length; what comes out for a line depends on that line alone.
 
-    A line of more than `longest` tokens is cut into equal parts, which are translated apart and joined by blanks: the
-    memory of attention grows with the square of the length. An empty line translates into an empty line. A forced
-    prefix begins the first part.
+    A line of more than `longest` tokens is cut into equal parts, which are translated apart and joined by blanks: see
+    `longest_part`. An empty line translates into an empty line. A forced prefix begins the first part.
     """
 
     def __init__(
-        self, model: Searchable, vocabulary: Vocabulary, config: SearchConfig, context: Context, tag: str | None = None
+        self,
+        model: Searchable,
+        vocabulary: Vocabulary,
+        config: SearchConfig,
+        context: Context,
+        tag: str | None = None,
+        *,
+        batch_tokens: int = 4096,
+        longest: int = 512,
     ) -> None:
-        self.batch_tokens = 4096
-        self.longest = 512
+        self.batch_tokens = batch_tokens
+        self.longest = longest
         self._model = model
         self._vocabulary = vocabulary
         self._search = config
@@ -91,7 +101,8 @@ class Translator:
         sentences = Sentences.of(parts)
         found: list[list[Translation]] = [[] for _ in parts]
         rows = np.arange(len(parts))
-        for batch_rows in batches_by_width(Pairs(sentences, sentences), rows, self.batch_tokens):
+        budget = self.batch_tokens // rows_of_a_sentence(self._search)
+        for batch_rows in batches_by_width(Pairs(sentences, sentences), rows, budget):
             source_BS = torch.from_numpy(pad(sentences, batch_rows, end=True)).to(self._context.device)
             keys = [self._parts_seen + int(row) for row in batch_rows]
             prefixes = [forced[row] for row in batch_rows]
@@ -100,7 +111,7 @@ class Translator:
             for row, hypotheses in zip(batch_rows, results, strict=True):
                 texts = self._vocabulary.target.decode(hypothesis.tokens for hypothesis in hypotheses)
                 found[row] = [
-                    Translation(text, hypothesis.score, 1, tuple(parts[row]), hypothesis.tokens)
+                    Translation(text, hypothesis.score, 1, tuple(parts[row]), hypothesis.tokens, hypothesis.truncated)
                     for text, hypothesis in zip(texts, hypotheses, strict=True)
                 ]
         self._parts_seen += len(parts)
@@ -117,6 +128,7 @@ def _joined(parts: list[list[Translation]]) -> list[Translation]:
             " ".join(part.text for part in ranked),
             sum(part.score for part in ranked),
             len(parts),
+            truncated=any(part.truncated for part in ranked),
         )
         for ranked in zip(*parts, strict=False)
     ]
@@ -130,7 +142,25 @@ def open_translator(config: Config, context: Context, tag: str | None = None) ->
     """
     model, vocabulary, _ = open_ensemble(config, context, restore_model)
     require_tag(tag, vocabulary, config.corpus)
-    return Translator(model, vocabulary, config.evaluate.search, context, tag)
+    evaluation = config.evaluate
+    head = len(vocabulary.source.head(tag))
+    longest = longest_part(config.longest - head, evaluation.search.length)
+    return Translator(
+        model, vocabulary, evaluation.search, context, tag, batch_tokens=evaluation.batch_tokens, longest=longest
+    )
+
+
+def longest_part(trained: int, length: Length) -> int:
+    """The most tokens, without the end of sentence, that are translated in one piece.
+
+    No more than in training (`trained` counts the end), where positions beyond were never seen. And no more than leave
+    as many target tokens and `extra` besides within the output's `maximum`; where `extra` is most of that, half of it.
+
+    >>> longest_part(256, Length()), longest_part(100, Length()), longest_part(256, Length(maximum=20))
+    (229, 99, 10)
+    """
+    room = max(length.maximum - length.extra - 1, length.maximum // 2)
+    return max(1, min(trained - 1, room))
 
 
 def require_tag(tag: str | None, vocabulary: Vocabulary, corpus: Corpus) -> None:

@@ -7,12 +7,13 @@ Source: Meister, Cotterell & Vieira 2020, "If beam search is the answer, what wa
 Axes: N rows of hypotheses, T target positions so far, V vocabulary.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from footplate.section import NonNegative, Section
+from footplate.section import Section
 
 Regularizer = Literal["greedy", "variance", "local_variance", "max", "squares"]
 
@@ -23,8 +24,8 @@ class Uid(Section):
     regularizer: Regularizer
     """`greedy`: sum (u_t - min_v u_t(v))^2; `variance`: 1/n sum (u_t - mean)^2; `local_variance`:
     1/n sum (u_t - u_(t-1))^2; `max`: max u_t; `squares`: sum u_t^2."""
-    strength: NonNegative
-    """lambda: 0 is plain beam search."""
+    strength: Annotated[float, Field(ge=0, le=1e6)]
+    """lambda: 0 is plain beam search. At most 1000000: in fp32 an objective must stay finite."""
 
     @property
     def only_grows(self) -> bool:

@@ -15,6 +15,7 @@ from footplate.tracking.console import Console
 from footplate.tracking.messages import messages_to
 
 _KEYS_OF_ANY_JOB = ("seed", "device", "precision", "threads", "deterministic", "debug")
+_SCHEDULE = "evaluate.every_updates"
 
 
 def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
@@ -38,8 +39,12 @@ def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     return checkpoint
 
 
-def load_for_evaluation(folder: RunFolder, overrides: Sequence[str]) -> Job:
-    """The job of a run with some keys changed. Raises FootplateError for a key that cannot change any more."""
+def load_for_evaluation(folder: RunFolder, overrides: Sequence[str], ignored: Sequence[str] = ()) -> Job:
+    """The job of a run with some keys changed.
+
+    Raises FootplateError for a key that matters only in training, and for one of those, or within one of those, that
+    the command pays no heed to (`ignored`).
+    """
     job = load_job(folder.job, overrides)
     task = load_task(job.task)
     keys = [*getattr(task, "EVALUATION_KEYS", ()), *_KEYS_OF_ANY_JOB]
@@ -47,6 +52,10 @@ def load_for_evaluation(folder: RunFolder, overrides: Sequence[str]) -> Job:
         key = override.partition("=")[0].strip()
         if hasattr(task, "EVALUATION_KEYS") and key.partition(".")[0] not in keys:
             raise FootplateError(f"{key}: changes nothing once a run is trained; leave it out ({', '.join(keys)} can)")
+        if key == _SCHEDULE:
+            raise FootplateError(f"{key}: changes nothing once a run is trained; leave it out")
+        if any(f"{key}.".startswith(f"{name}.") for name in ignored):
+            raise FootplateError(f"{key}: changes nothing in this command; leave it out")
     if hasattr(task, "check_evaluation"):
         task.check_evaluation(read_job(folder.job).config, job.config)
     return job

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from footplate.errors import FootplateError
+from footplate.errors import ConfigError, FootplateError
+from footplate.job import load_job
 from footplate.streams import numpy_stream
 from footplate_nlp.beam import Average, BeamConfig, Gnmt, LengthPenalty, NoPenalty, Stop
 from footplate_nlp.constraints import Constraints
@@ -378,3 +379,45 @@ adapter: TypeAdapter[SearchConfig] = TypeAdapter(SearchConfig)
 def test_constraints_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         adapter.validate_python(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            "{kind: beam, length_penalty: {kind: gnmt, alpha: 500}}",
+            "evaluate.search.length_penalty.alpha: must be at most 10, got 500",
+        ),
+        (
+            "{kind: beam, uid: {regularizer: squares, strength: 1e38}}",
+            "evaluate.search.uid.strength: must be at most 1000000, got 1e+38",
+        ),
+        ("{kind: sample, temperature: 1e-40}", "evaluate.search.temperature: must be at least 1e-06, got 1e-40"),
+        ("{kind: sample, temperature: 1e40}", "evaluate.search.temperature: must be at most 1000000, got 1e+40"),
+        (
+            "{constraints: {repetition_penalty: 1e38}}",
+            "evaluate.search.constraints.repetition_penalty: must be at most 1000000, got 1e+38",
+        ),
+    ],
+)
+def test_numbers_beyond_the_arithmetic_are_refused(changes: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_job("copy-transformer", [f"evaluate.search={changes}"])
+    assert str(error.value) == f"command line: {problem}"
+
+
+FARTHEST: list[SearchConfig] = [
+    BeamConfig(length_penalty=Average(alpha=10)),
+    BeamConfig(length_penalty=Gnmt(alpha=10)),
+    *(BeamConfig(stop="all", uid=Uid(regularizer=regularizer, strength=1e6)) for regularizer in REGULARIZERS),
+    SampleConfig(temperature=1e-6, constraints=Constraints(repetition_penalty=1e6)),
+    SampleConfig(temperature=1e6),
+    BeamConfig(constraints=Constraints(repetition_penalty=1e6)),
+]
+
+
+@pytest.mark.parametrize("config", FARTHEST)
+def test_at_the_ends_of_the_ranges_there_is_an_output_for_every_sentence(config: SearchConfig) -> None:
+    single = transformer().float()
+    found = search(single, many_sources(3), config.model_copy(update={"length": exactly(100, 99)}))
+    assert all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found)

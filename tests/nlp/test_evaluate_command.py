@@ -17,6 +17,7 @@ from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
 from footplate.step import Step
+from footplate_nlp import translation
 from footplate_nlp.evaluation import Evaluated, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.translation import Config, restore_model, train
@@ -207,3 +208,33 @@ def test_what_only_an_evaluation_can_do_is_refused_in_training(override: str, ke
     assert str(error.value) == (
         f"{key}: other checkpoints play no part in training; leave it out, and name them to footplate evaluate"
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["evaluate.prefix=a b c d", "evaluate.search.length.extra=0"],
+            "evaluate.prefix: sentence {row} of valid: a forced prefix of 4 tokens and the end of sentence are more "
+            "than its output may have ({words}); shorten the prefix, or raise evaluate.search.length",
+        ),
+        (
+            ["evaluate.prefix=never"],
+            "evaluate.prefix: 'never' has what the target vocabulary does not know; begin with words that it knows",
+        ),
+    ],
+)
+def test_a_prefix_that_cannot_be_is_refused_before_training(overrides: list[str], problem: str) -> None:
+    config = load_job("copy-transformer", [*TINY, *overrides]).config
+    assert isinstance(config, Config)
+    lengths = [len(source.split()) for source, _ in config.corpus.pairs("valid")]  # type: ignore[union-attr]
+    row = next(row for row, words in enumerate(lengths) if words + 1 <= 4)
+    with pytest.raises(FootplateError) as error:
+        next(translation.train(config, Context()))
+    assert str(error.value) == problem.format(row=row + 1, words=lengths[row] + 1)
+
+
+def test_when_training_evaluates_is_not_asked_of_a_trained_run(runs: Path) -> None:
+    with pytest.raises(FootplateError) as error:
+        evaluate(runs, "good", "evaluate.every_updates=3")
+    assert str(error.value) == "evaluate.every_updates: changes nothing once a run is trained; leave it out"

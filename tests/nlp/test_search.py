@@ -355,7 +355,7 @@ def test_a_model_that_gives_no_numbers_is_refused(config: SearchConfig) -> None:
             {"kind": "greedy", "length": {"minimum": 5, "maximum": 5}},
             "minimum 5 leaves no room for the end of sentence within maximum 5; set maximum to 6 or more",
         ),
-        ({"kind": "sample", "temperature": 0.0}, "greater than 0"),
+        ({"kind": "sample", "temperature": 0.0}, "greater than or equal to 0.000001"),
         ({"kind": "sample", "top_p": 0.0}, "greater than 0"),
         ({"kind": "sample", "top_p": 1.1}, "less than or equal to 1"),
         ({"kind": "sample", "top_k": 0}, "greater than or equal to 1"),

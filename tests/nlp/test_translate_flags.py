@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch import Tensor
 from typer.testing import CliRunner
 
 from footplate.checkpoint import CheckpointStore
@@ -15,10 +16,15 @@ from footplate.errors import FootplateError
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
+from footplate_nlp.beam import BeamConfig
+from footplate_nlp.hypothesis import Length
+from footplate_nlp.sampling import SampleConfig
+from footplate_nlp.search import GreedyConfig, SearchConfig
 from footplate_nlp.search_flags import SearchFlags
+from footplate_nlp.seq2seq import Decoding, Searchable
 from footplate_nlp.streaming import LineCounter, line_blocks
-from footplate_nlp.translation import Config
-from footplate_nlp.translator import Translator, open_translator
+from footplate_nlp.translation import Config, restore_model
+from footplate_nlp.translator import Translator, longest_part, open_translator
 
 TINY = ["corpus.symbols=5", "corpus.longest=5", "corpus.train_pairs=200", "corpus.valid_pairs=20", "model.width=16"]
 TINY += ["model.feed_forward_width=16", "batch_tokens=200", "updates=2", "evaluate.every_updates=2", "threads=1"]
@@ -119,7 +125,7 @@ def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
         (
             b"a\n",
             ["--repetition-penalty", "0.5"],
-            "--repetition-penalty: 0.5 is out of range; give a finite number of 1 or more",
+            "--repetition-penalty: 0.5 is out of range; give a number from 1 to 1000000",
         ),
         (
             b"a\n",
@@ -228,3 +234,99 @@ def test_lines_are_counted_where_somebody_looks() -> None:
             counter.add(1_200)
             counter.add(34)
         assert ("1,234 lines" in screen.getvalue()) == shown
+
+
+def test_a_part_is_no_longer_than_training_and_the_output_allow() -> None:
+    assert longest_part(256, Length()) == 229
+    assert longest_part(50, Length()) == 49
+    assert longest_part(256, Length(maximum=30)) == 15
+    assert longest_part(1, Length(maximum=1)) == 1
+
+
+def test_the_runs_own_keys_say_where_a_line_is_cut_and_how_large_a_batch_is(run_folder: RunFolder) -> None:
+    opened = translator(run_folder, "evaluate.batch_tokens=99", "evaluate.search.length={extra: 2, maximum: 9}")
+    assert (opened.batch_tokens, opened.longest) == (99, 6)
+    (found,) = opened(["a b c d e a b"])
+    assert found[0].parts == 2
+
+
+class Watched:
+    """A model that remembers the shapes it is asked to search: sentences, source positions, rows of a sentence."""
+
+    def __init__(self, model: Searchable) -> None:
+        self.model = model
+        self.shapes: list[tuple[int, ...]] = []
+
+    def begin(self, source_BS: Tensor, beam: int) -> Decoding:
+        self.shapes.append((*source_BS.shape, beam))
+        return self.model.begin(source_BS, beam)
+
+
+@pytest.mark.parametrize("search", [BeamConfig(size=4), SampleConfig(samples=4), GreedyConfig()])
+def test_a_batch_counts_the_rows_of_each_sentence(run_folder: RunFolder, search: SearchConfig) -> None:
+    config = load_job(run_folder.job, ()).config
+    assert isinstance(config, Config)
+    context = Context(folder=run_folder.path, checkpoint=CheckpointStore(run_folder.checkpoints).at(2))
+    model, vocabulary, _ = restore_model(config, context)
+    watched = Watched(model)
+    Translator(watched, vocabulary, search, context, batch_tokens=32)(["a b c"] * 5)
+    assert watched.shapes == ([(5, 4, 1)] if search.kind == "greedy" else [(2, 4, 4), (2, 4, 4), (1, 4, 4)])
+
+
+def test_an_output_that_reached_its_maximum_is_said_on_standard_error(run_folder: RunFolder) -> None:
+    length = ["evaluate.search.length={factor: 0, extra: 3, maximum: 9}", "--minimum-length", "2"]
+    arguments = ["translate", str(run_folder.path), "--checkpoint", "last", *length]
+    result = CliRunner().invoke(build_app(), arguments, input=b"a b\n\nc\n")
+    told = "an output reached its maximum length and was ended there; raise evaluate.search.length"
+    assert result.stderr.splitlines() == [f"line 1: {told}", f"line 3: {told}"]
+
+
+BEAM = "evaluate.search={kind: beam, size: 3, n_best: 3}"
+UNEVEN = "evaluate.search.uid={regularizer: variance, strength: 0.5}"
+
+
+@pytest.mark.parametrize(
+    ("options", "the_same"),
+    [
+        (["--n-best", "3", BEAM], ["--beam", "3", "--n-best", "3"]),
+        (["--n-best", "2", BEAM], ["--beam", "3", "--n-best", "2"]),
+        (["--length-penalty", "0.6", "evaluate.search.kind=beam"], ["--beam", "5", "--length-penalty", "0.6"]),
+        (["--stop", "all", "evaluate.search.kind=beam", UNEVEN], ["--beam", "5", "--stop", "all", UNEVEN]),
+        (["--temperature", "2", "evaluate.search.kind=sample"], ["--sample", "--temperature", "2"]),
+        (["--n-best", "2", "evaluate.search.kind=sample"], ["--sample", "--n-best", "2"]),
+    ],
+)
+def test_flags_go_with_the_search_of_the_run(run_folder: RunFolder, options: list[str], the_same: list[str]) -> None:
+    assert translate(run_folder, b"a b c\ne d\n", *options) == translate(run_folder, b"a b c\ne d\n", *the_same)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            ["--n-best", "4", BEAM],
+            "--n-best: 4 translations are more than a beam of 3 has; raise --beam to 4 or more",
+        ),
+        (
+            ["--temperature", "2", "evaluate.search.kind=beam"],
+            "--temperature: is for sampling; add --sample, or leave it out",
+        ),
+        (
+            ["--length-penalty", "1", "evaluate.search.kind=sample"],
+            "--length-penalty: compares the hypotheses of a beam; add --beam",
+        ),
+        (
+            ["--stop", "first", "evaluate.search.kind=beam", "evaluate.search.size=0"],
+            "command line: evaluate.search.size: must be at least 1, got 0",
+        ),
+        (["evaluate.every_updates=3"], "evaluate.every_updates: changes nothing once a run is trained; leave it out"),
+        (["evaluate.sentences=3"], "evaluate.sentences: changes nothing in this command; leave it out"),
+        (["report.worst=3"], "report.worst: changes nothing in this command; leave it out"),
+    ],
+)
+def test_flags_and_keys_that_the_search_of_the_run_has_no_use_for_are_refused(
+    run_folder: RunFolder, options: list[str], problem: str
+) -> None:
+    with pytest.raises(FootplateError) as error:
+        translate(run_folder, b"a\n", *options)
+    assert str(error.value) == problem

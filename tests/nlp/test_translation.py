@@ -315,15 +315,29 @@ def test_bad_bytes_on_standard_input_are_refused_with_their_line(run_folder: Run
             ["--beam", "2", "--n-best", "3"],
             "--n-best: 3 translations are more than a beam of 2 has; raise --beam to 3 or more",
         ),
-        (["--sample", "--temperature", "0"], "--temperature: 0 is out of range; give a finite number above 0"),
-        (["--sample", "--temperature", "inf"], "--temperature: inf is out of range; give a finite number above 0"),
+        (
+            ["--sample", "--temperature", "0"],
+            "--temperature: 0 is out of range; give a number from 0.000001 to 1000000",
+        ),
+        (
+            ["--sample", "--temperature", "inf"],
+            "--temperature: inf is out of range; give a number from 0.000001 to 1000000",
+        ),
         (["--sample", "--top-p", "0"], "--top-p: 0 is out of range; give a number above 0 and at most 1"),
         (["--sample", "--top-p", "1.5"], "--top-p: 1.5 is out of range; give a number above 0 and at most 1"),
         (["--sample", "--top-p", "nan"], "--top-p: nan is out of range; give a number above 0 and at most 1"),
         (["--sample", "--top-k", "0"], "--top-k: 0 is out of range; give a whole number above 0"),
         (
             ["--beam", "2", "--length-penalty", "-1"],
-            "--length-penalty: -1 is out of range; give a finite number that is not negative",
+            "--length-penalty: -1 is out of range; give a number from 0 to 10",
+        ),
+        (
+            ["--beam", "3", "--length-penalty", "400"],
+            "--length-penalty: 400 is out of range; give a number from 0 to 10",
+        ),
+        (
+            ["--sample", "--temperature", "1e-40"],
+            "--temperature: 1e-40 is out of range; give a number from 0.000001 to 1000000",
         ),
     ],
 )
