@@ -103,7 +103,8 @@ def rows_of(part: Part, found: PartStatistics, train: PartStatistics, vocabulary
     lengths = [" ".join(str(side.percentile(share)) for share in (0.5, 0.9, 0.99, 1.0)) for side in found.sides]
     yield both("length: 50 90 99 100 %", *lengths)
     yield both("unknown tokens", *(_share(side.unknown, side.tokens) for side in found.sides))
-    yield both("over longest", _share(found.over_longest, found.pairs), "")
+    if found is train:  # nothing else is left out for its length
+        yield both("over longest", _share(found.over_longest, found.pairs), "")
     yield both("repeated pairs", _share(found.repeated, found.pairs), "")
     if found is train:
         sizes = vocabulary.source.size, vocabulary.target.size

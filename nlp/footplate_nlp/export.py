@@ -40,12 +40,19 @@ class Trained:
     vocabulary: Vocabulary
     origin: str
     """Which run and checkpoint, in words."""
+    tag: str | None = None
+    """What stands before every sentence in the lines that the folder's README gives."""
 
     @property
     def shape(self) -> TransformerConfig:
         """The model's configuration; `require_exportable` has refused the others."""
         assert isinstance(self.config.model, TransformerConfig)
         return self.config.model
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a translation has at most: as the run evaluates, as far as there are positions."""
+        return min(self.config.evaluate.search.length.maximum, POSITIONS)
 
 
 def require_format(name: str, quantization: str | None) -> None:

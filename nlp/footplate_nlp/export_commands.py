@@ -31,6 +31,7 @@ def export(
         str | None,
         typer.Option(help="int8, float16, ...: how CTranslate2 stores the weights; as they are if not given"),
     ] = None,
+    tag: Annotated[str | None, typer.Option(help="the tag that the README puts before every sentence")] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write a trained Transformer for another program to serve: footplate export RUN --to ctranslate2"""
@@ -41,15 +42,15 @@ def export(
     folder = open_run(run, runs)
     place = (output if output is not None else folder.path / "export" / to).absolute()
     require_free(place)
-    trained = _trained(folder, to, average, checkpoint)
+    trained = _trained(folder, to, average, checkpoint, tag)
     with new_folder(place) as beside:
         difference = write_and_compare(beside, trained, to, quantization)
     print(f"{relative(place)}: {trained.origin}, for {to}; its README.md says how to serve it")
     print(f"log-probabilities of random sentences differ from the run's by at most {difference:.1e}")
 
 
-def _trained(folder: "RunFolder", to: str, average: int | None, checkpoint: str | None) -> "Trained":
-    """The model of a run, on the CPU. Raises FootplateError where the format has no place for it."""
+def _trained(folder: "RunFolder", to: str, average: int | None, checkpoint: str | None, tag: str | None) -> "Trained":
+    """The model of a run, on the CPU. Raises FootplateError where the format has no place for it, or for a tag."""
     from footplate.errors import FootplateError
     from footplate.evaluation import choose_checkpoint, load_for_evaluation
     from footplate.execution import local_context, process_settings
@@ -57,6 +58,7 @@ def _trained(folder: "RunFolder", to: str, average: int | None, checkpoint: str 
     from footplate_nlp.export import Trained, require_exportable
     from footplate_nlp.transformer import Transformer
     from footplate_nlp.translation import Config, restore_model
+    from footplate_nlp.translator import require_tag
 
     task = read_job(folder.job)
     if not isinstance(task.config, Config):
@@ -69,6 +71,7 @@ def _trained(folder: "RunFolder", to: str, average: int | None, checkpoint: str 
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))
         model, vocabulary, update = restore_model(config, context)
+    require_tag(tag, vocabulary, config.corpus)
     assert isinstance(model, Transformer)
     mean = f"the mean of {config.average} checkpoints up to" if config.average > 1 else "checkpoint of"
-    return Trained(config, model.float(), vocabulary, f"run {folder.name}, {mean} update {update}")
+    return Trained(config, model.float(), vocabulary, f"run {folder.name}, {mean} update {update}", tag)

@@ -42,10 +42,13 @@ from sentencepiece import SentencePieceProcessor
 translator = ctranslate2.Translator(".")
 source, target = SentencePieceProcessor("source.spm"), SentencePieceProcessor("target.spm")
 pieces = source.encode(["A line of text."], out_type=str)
-lengths = {{"min_decoding_length": 0, "max_decoding_length": {longest}}}
+{tagging}lengths = {{"min_decoding_length": 0, "max_decoding_length": {longest}}}
 found = translator.translate_batch(pieces, beam_size=5, suppress_sequences=[["<pad>"], ["<s>"]], **lengths)
 print(*target.decode([each.hypotheses[0] for each in found]), sep="\\n")
 ```
+"""
+
+TAGGING = """pieces = [["<2{tag}>", *each] if each else [] for each in pieces]  # the tag it was trained with
 """
 
 
@@ -65,8 +68,9 @@ def write(folder: Path, trained: Trained, quantization: str | None = None) -> No
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
     write_tokenizers(folder, trained.vocabulary)
-    longest = trained.config.evaluate.search.length.maximum
-    (folder / "README.md").write_text(README.format(origin=trained.origin, longest=longest))
+    tagging = "" if trained.tag is None else TAGGING.format(tag=trained.tag)
+    text = README.format(origin=trained.origin, tagging=tagging, longest=trained.longest)
+    (folder / "README.md").write_text(text)
 
 
 def difference(folder: Path, trained: Trained, trial: Trial) -> float:

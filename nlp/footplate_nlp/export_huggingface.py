@@ -59,13 +59,17 @@ Exported by Footplate from {origin}. In this folder:
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForSeq2SeqLM.from_pretrained(".")
-batch = tokenizer(["A line of text."], padding=True, return_tensors="pt")
+lines = ["A line of text."]
+{tagging}batch = tokenizer(lines, padding=True, return_tensors="pt")
 found = model.generate(**batch)
 print(*tokenizer.batch_decode(found, skip_special_tokens=True), sep="\\n")
 ```
 
 That sacremoses is recommended may be ignored: the sentencepiece models do all that was done in training.
 An empty line is not translated into an empty one: leave it out.
+"""
+
+TAGGING = """lines = [">>{tag}<<" + line for line in lines]  # the tag it was trained with
 """
 
 
@@ -78,7 +82,8 @@ def write(folder: Path, trained: Trained) -> None:
     model.generation_config = _generation(trained)
     model.save_pretrained(folder)
     _write_tokenizer(folder, trained.vocabulary)
-    (folder / "README.md").write_text(README.format(origin=trained.origin))
+    tagging = "" if trained.tag is None else TAGGING.format(tag=trained.tag)
+    (folder / "README.md").write_text(README.format(origin=trained.origin, tagging=tagging))
 
 
 def difference(folder: Path, trained: Trained, trial: Trial) -> float:
@@ -166,7 +171,7 @@ def _generation(trained: Trained) -> GenerationConfig:
         num_beams=beam.size,
         length_penalty=1.0,
         early_stopping="never",
-        max_length=trained.config.evaluate.search.length.maximum + 1,  # it counts the begin of sentence
+        max_length=trained.longest + 1,  # it counts the begin of sentence
         suppress_tokens=[PAD, BOS],
         decoder_start_token_id=BOS,
         bos_token_id=BOS,
@@ -181,6 +186,9 @@ def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     sides = {"vocab.json": vocabulary.source} | ({} if vocabulary.joint else {"target_vocab.json": vocabulary.target})
     for file, tokenizer in sides.items():
         ids = {piece: index for index, piece in enumerate(tokenizer.pieces())}
+        for tag, index in tokenizer.tags().items():
+            del ids[f"<2{tag}>"]
+            ids[f">>{tag}<<"] = index  # how Marian's tokenizer knows a tag
         (folder / file).write_text(json.dumps(ids, ensure_ascii=False, indent=0), encoding="utf-8")
     settings = {
         "tokenizer_class": "MarianTokenizer",

@@ -135,14 +135,16 @@ class Recurrent(Seq2Seq):
         x_TBI = self.embed(input_BT.t())
         state, source = self.begin_with(memory)
         if choose is not None or self.decoder.feed is not None:
-            return self._decode_in_steps(memory, x_TBI, choose)
+            return self._decode_in_steps(memory, x_TBI, (state, source), choose)
         x_TBI = self.dropout(x_TBI)
         hidden_BTD, attention_BTS = self.decoder(x_TBI, state, source)
         return self._decoded(memory, x_TBI.transpose(0, 1), hidden_BTD, attention_BTS)
 
-    def _decode_in_steps(self, memory: Memory, x_TBI: Tensor, choose: Choose | None) -> Decoded:
+    def _decode_in_steps(
+        self, memory: Memory, x_TBI: Tensor, begin: tuple[DecoderState, Source | None], choose: Choose | None
+    ) -> Decoded:
         """What `decode` returns; the first layer sees all its input at once unless that is chosen on the way."""
-        state, source = self.begin_with(memory)
+        state, source = begin
         kept_TBI = self.dropout(torch.ones_like(x_TBI))
         fed = list(x_TBI * kept_TBI)
         first = self.decoder.layers[0]

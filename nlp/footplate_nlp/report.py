@@ -84,7 +84,7 @@ def worst_table(held: Held, found: Evaluated, count: int) -> Table:
         ("pair", "source", "reference", "output"),
         [
             (
-                f"{row + 1} (chrf {shown('chrf', chrf_N[row])}, loss {shown('loss', loss_N[row])})",
+                f"{row + 1}, chrf {shown('chrf', chrf_N[row])}, loss {shown('loss', loss_N[row])}",
                 *held.texts[row],
                 found.outputs[row],
             )

@@ -161,8 +161,30 @@ def check(job: Job) -> None:
         )
 
 
+def check_evaluation(trained: Config, asked: Config) -> None:
+    """Raise FootplateError where a trained run is asked for an average of its weights that it has not kept."""
+    if asked.ema_decay in {0.0, trained.ema_decay}:
+        return
+    if not trained.ema_decay:
+        raise FootplateError(
+            f"ema_decay: {asked.ema_decay:g}, but the run was trained without a moving average; leave it out"
+        )
+    raise FootplateError(
+        f"ema_decay: {asked.ema_decay:g}, but the run was trained with {trained.ema_decay:g}; leave it out, or set it "
+        "to 0 for the weights themselves"
+    )
+
+
 def train(config: Config, context: Context) -> Iterator[Step]:
-    """Train a translator; its checkpoints hold the vocabulary, so that they translate raw text."""
+    """Train a translator; its checkpoints hold the vocabulary, so that they translate raw text.
+
+    Raises FootplateError for what only an evaluation can be asked for.
+    """
+    for key, value in (("ensemble", config.ensemble), ("report.against", config.report.against)):
+        if value:
+            raise FootplateError(
+                f"{key}: other checkpoints play no part in training; leave it out, and name them to footplate evaluate"
+            )
     vocabulary = Vocabulary()
     context.restore(vocabulary=vocabulary)
     text = text_fingerprint(config.corpus)

@@ -8,7 +8,7 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.errors import CheckpointError, FootplateError
 from footplate.execution import local_context, process_settings
 from footplate.folder import RunFolder
-from footplate.job import Job, load_job
+from footplate.job import Job, load_job, read_job
 from footplate.step import metric_value
 from footplate.tasks import load_task
 from footplate.tracking.console import Console
@@ -56,6 +56,8 @@ def load_for_evaluation(folder: RunFolder, overrides: Sequence[str], ignored: Se
             raise FootplateError(f"{key}: changes nothing once a run is trained; leave it out")
         if any(f"{key}.".startswith(f"{name}.") for name in ignored):
             raise FootplateError(f"{key}: changes nothing in this command; leave it out")
+    if hasattr(task, "check_evaluation"):
+        task.check_evaluation(read_job(folder.job).config, job.config)
     return job
 
 

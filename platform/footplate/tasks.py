@@ -25,7 +25,10 @@ GROUP = "footplate.tasks"
 
 
 class Task(Protocol):
-    """What a task's module holds; `evaluate`, `check` and `DEBUG_OVERRIDES` are optional, so ask with `hasattr`."""
+    """What a task's module holds; `evaluate`, `check`, `check_evaluation` and `DEBUG_OVERRIDES` are optional.
+
+    So ask with `hasattr`.
+    """
 
     Config: type[Section]
     train: Callable[[Any, "Context"], "Generator[Step, None, None]"]

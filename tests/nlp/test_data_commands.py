@@ -59,6 +59,7 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
     assert rows["train tokens"] == ["9", "8"]
     assert rows["train length: 50 90 99 100 %"] == ["2 3 3 3", "2 3 3 3"]
     assert rows["train over longest"] == ["1 (25.00 %)"]  # three words and the end of sentence
+    assert "valid over longest" not in rows  # nothing is left out there
     assert rows["train repeated pairs"] == ["1 (25.00 %)"]
     assert rows["train vocabulary used"] == ["8 (66.67 %)", "8 (66.67 %)"]  # all but the special four
     assert rows["valid unknown tokens"] == ["0 (0.00 %)", "0 (0.00 %)"]

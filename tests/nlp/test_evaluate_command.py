@@ -20,7 +20,7 @@ from footplate.step import Step
 from footplate_nlp import translation
 from footplate_nlp.evaluation import Evaluated, hold_out
 from footplate_nlp.evaluation import evaluate as evaluate_model
-from footplate_nlp.translation import Config, restore_model
+from footplate_nlp.translation import Config, restore_model, train
 
 TINY = [
     "corpus.symbols=5",
@@ -42,12 +42,15 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished runs: `good`, `early` (another vocabulary and a smaller model), and `reversed`, on another corpus."""
+    """Finished runs: `good`, `early` (another vocabulary and a smaller model), `reversed`, on another corpus, and
+    `averaged`, with a moving average of its weights.
+    """
     runs = tmp_path_factory.mktemp("runs")
     for name, overrides in (
         ("good", ["updates=40"]),
         ("early", ["updates=20", "seed=2", "vocabulary.kind=char", "model.width=8"]),
         ("reversed", ["updates=2", "corpus.reverse=true"]),
+        ("averaged", ["updates=2", "ema_decay=0.99"]),
     ):
         job = load_job("copy-transformer", [*TINY, *overrides])
         folder = create_run(runs, name, name)
@@ -146,9 +149,9 @@ def test_a_run_against_itself_differs_in_nothing_and_against_its_past_in_somethi
     assert float(past["chrf"][2]) != 0
 
 
-def problem(runs: Path, *overrides: str) -> str:
+def problem(runs: Path, *overrides: str, name: str = "good") -> str:
     with pytest.raises(FootplateError) as error:
-        evaluate(runs, "good", *overrides)
+        evaluate(runs, name, *overrides)
     assert error.value.exit_code == 2
     return str(error.value)
 
@@ -180,6 +183,30 @@ def test_a_run_of_another_task_cannot_be_compared_with(runs: Path) -> None:
     folder.write_job(f"task: {task}\n")
     assert problem(runs, "report.against=line") == (
         f"report.against: a run of the task {task} translates nothing; name a run of translation"
+    )
+
+
+def test_an_average_of_the_weights_that_was_not_kept_is_refused(runs: Path) -> None:
+    assert problem(runs, "ema_decay=0.5", name="averaged") == (
+        "ema_decay: 0.5, but the run was trained with 0.99; leave it out, or set it to 0 for the weights themselves"
+    )
+    assert problem(runs, "ema_decay=0.5") == (
+        "ema_decay: 0.5, but the run was trained without a moving average; leave it out"
+    )
+    own, plain = (evaluate(runs, "averaged", f"ema_decay={decay}")["eval/loss"] for decay in (0.99, 0))
+    assert own == evaluate(runs, "averaged")["eval/loss"] != plain
+
+
+@pytest.mark.parametrize(
+    ("override", "key"), [("ensemble=[nosuch]", "ensemble"), ("report.against=nosuch", "report.against")]
+)
+def test_what_only_an_evaluation_can_do_is_refused_in_training(override: str, key: str) -> None:
+    config = load_job("copy-transformer", [*TINY, override]).config
+    assert isinstance(config, Config)
+    with pytest.raises(FootplateError) as error:
+        next(train(config, Context()))
+    assert str(error.value) == (
+        f"{key}: other checkpoints play no part in training; leave it out, and name them to footplate evaluate"
     )
 
 

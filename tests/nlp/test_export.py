@@ -98,7 +98,8 @@ def ours(trained: Trained, config: SearchConfig) -> list[tuple[int, ...]]:
 
 
 def source_of(trained: Trained) -> torch.Tensor:
-    return padded([[*ids, EOS] for ids in trained.vocabulary.source.encode(LINES)])
+    head = trained.vocabulary.source.head(trained.tag)
+    return padded([[*head, *ids, EOS] for ids in trained.vocabulary.source.encode(LINES)])
 
 
 def by_ctranslate2(folder: Path, trained: Trained, **settings: Any) -> list[tuple[int, ...]]:
@@ -226,6 +227,12 @@ def test_the_readme_of_a_folder_translates_as_we_do(
     trained = of_run(run_folder, average=2)
     expected = ended(trained, beam)
     translated = Translator(trained.model, trained.vocabulary, beam, Context())(LINES)
+    lines = run_readme(output, monkeypatch)
+    assert {row: lines[row].strip() for row in expected} == {row: translated[row][0].text.strip() for row in expected}
+
+
+def run_readme(output: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the folder's own program prints for `LINES`."""
     (program,) = re.findall(r"```python\n(.*?)```", (output / "README.md").read_text(), re.DOTALL)
     printed = io.StringIO()
     monkeypatch.chdir(output)
@@ -233,7 +240,79 @@ def test_the_readme_of_a_folder_translates_as_we_do(
         exec(program.replace('["A line of text."]', repr(LINES)), {})
     lines = printed.getvalue().splitlines()
     assert len(lines) == len(LINES)
-    assert {row: lines[row].strip() for row in expected} == {row: translated[row][0].text.strip() for row in expected}
+    return lines
+
+
+@pytest.fixture(scope="module")
+def tagged_folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that learned to write a line as it is, or backwards, as the tag says."""
+    texts = tmp_path_factory.mktemp("texts")
+    for part in ("train", "valid"):
+        for language, step in (("low", 1), ("same", 1), ("back", -1)):
+            (texts / f"{part}.{language}").write_text("".join(f"{line[::step]}\n" for line in LINES * 20))
+    corpora = ", ".join(
+        f"{tag}: {{folder: '{texts}', source: low, target: {tag}, tag: {tag}}}" for tag in ("same", "back")
+    )
+    settings = [each for each in TINY if not each.startswith("corpus.")]
+    corpus = f"corpus={{kind: several, corpora: {{{corpora}}}}}"
+    job = load_job("copy-transformer", [*settings, BPE, corpus, "updates=240", "evaluate.sentences=10"])
+    folder = create_run(tmp_path_factory.mktemp("runs"), "tagged", "tagged")
+    folder.job.write_text(job.to_yaml())
+    launch(job, folder)
+    return folder
+
+
+@pytest.mark.parametrize("to", ["ctranslate2", "huggingface"])
+def test_the_readme_puts_the_tag_first(
+    tagged_folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    trained, greedy = of_run(tagged_folder), GreedyConfig(length=LONG)
+    printed, expected = {}, {}
+    for tag in ("same", "back"):
+        export(tagged_folder, "--to", to, "--output", str(tmp_path / tag), "--tag", tag, "--checkpoint", "last")
+        found = search(trained.model, source_of(replace(trained, tag=tag)), greedy)
+        rows = [row for row, (best,) in enumerate(found) if not best.truncated]
+        assert len(rows) >= 25
+        translated = Translator(trained.model, trained.vocabulary, greedy, Context(), tag)(LINES)
+        expected[tag] = [translated[row][0].text.strip() for row in rows]
+        make_greedy(tmp_path / tag)
+        lines = run_readme(tmp_path / tag, monkeypatch)
+        printed[tag] = [lines[row].strip() for row in rows]
+    assert printed == expected
+    assert printed["same"] != printed["back"]
+
+
+def make_greedy(folder: Path) -> None:
+    """Let the README search with a beam of 1."""
+    text = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(
+        text.replace("beam_size=5", "beam_size=1").replace("generate(**batch", "generate(**batch, num_beams=1")
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ((), "--tag: this run was trained with a tag before every sentence; give one of: same, back"),
+        (("--tag", "de"), "--tag: 'de' is none of this run's tags; give one of: same, back"),
+    ],
+)
+def test_a_run_with_tags_is_exported_with_one_of_them(
+    tagged_folder: RunFolder, tmp_path: Path, options: tuple[str, ...], problem: str
+) -> None:
+    assert refusal(tagged_folder, "--to", "ctranslate2", "--output", str(tmp_path), *options) == problem
+
+
+@pytest.mark.parametrize("to", ["ctranslate2", "huggingface"])
+def test_translations_are_never_longer_than_there_are_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    maximum = f"evaluate.search.length={{factor: 0, extra: 2000, maximum: {2 * POSITIONS}}}"
+    trained = untrained(maximum, "model.encoder_layers=1", "model.decoder_layers=1")
+    write_and_compare(tmp_path, trained, to, None)
+    make_greedy(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "LINES", LINES[:1])
+    assert len(run_readme(tmp_path, monkeypatch)) == 1
 
 
 def test_the_folder_lies_in_that_of_the_run_unless_told_otherwise(run_folder: RunFolder) -> None:

@@ -495,3 +495,13 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(override: str, message: str)
     with pytest.raises(ConfigError) as refused:
         load_job("scan-lstm-plain", [override])
     assert str(refused.value) == f"command line: {message}"
+
+
+@pytest.mark.parametrize("feeding", [False, True])
+def test_the_keys_are_computed_once_for_a_batch(feeding: bool) -> None:
+    model = small(attention=ADDITIVE | {"input_feeding": feeding})
+    assert model.decoder.attention is not None
+    seen: list[torch.nn.Module] = []
+    model.decoder.attention.keys.register_forward_hook(lambda module, *_: seen.append(module))
+    model.decode(model.encode(SOURCE_BS), INPUT_BT)
+    assert len(seen) == 1

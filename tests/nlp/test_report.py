@@ -63,17 +63,17 @@ def test_the_worst_sentences_are_the_worst_by_their_own_chrf() -> None:
     ]
     table = worst_table(held, found, 3)
     assert table.columns == ("pair", "source", "reference", "output")
-    assert [row[0].split()[0] for row in table.rows] == ["6", "3", "4"]
+    assert [row[0].split()[0] for row in table.rows] == ["6,", "3,", "4,"]
     assert [own[5], own[2], own[3]] == sorted(own)[:3]
-    assert table.rows[1] == (f"3 (chrf {own[2]:.2f}, loss 2.667)", "d e", "two words", "other text")
+    assert table.rows[1] == (f"3, chrf {own[2]:.2f}, loss 2.667", "d e", "two words", "other text")
 
 
 def test_of_equally_bad_sentences_the_less_expected_comes_first() -> None:
     rows = worst_table(*evaluated(), 6).rows
     assert [row[0] for row in rows[3:]] == [
-        "5 (chrf 100.00, loss 0.800)",
-        "2 (chrf 100.00, loss 0.667)",
-        "1 (chrf 100.00, loss 0.500)",
+        "5, chrf 100.00, loss 0.800",
+        "2, chrf 100.00, loss 0.667",
+        "1, chrf 100.00, loss 0.500",
     ]
     assert worst_table(*evaluated(), 0).rows == []
 
