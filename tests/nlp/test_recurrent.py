@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from footplate.errors import ConfigError
 from footplate.initialisers import Orthogonal, initialise
-from footplate.job import load_job
 from footplate_nlp import recurrent_attention
 from footplate_nlp.batches import Batch
 from footplate_nlp.losses import TranslationLoss
@@ -421,80 +419,6 @@ def test_additive_attention_in_pieces_is_additive_attention(coverage: bool, monk
         found.append((loss, torch.autograd.grad(loss, list(model.parameters()))))
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found[2], found[0], rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"width": 7}, "width: 7 is odd, but two directions share it; make it even"),
-        (
-            {"reversed_source": True},
-            "reversed_source: a bidirectional encoder reads both ways already; "
-            "set bidirectional to false, or leave this out",
-        ),
-        (
-            {"width": 8, "tie": "target"},
-            "tie: target: the output matrix is as wide as the state, "
-            "but embedding_width is 6 and width 8; make them equal",
-        ),
-        (
-            {"width": 8, "residual": "dense"},
-            "residual: dense: an embedding is added to the first layer's state, "
-            "but embedding_width is 6 and width 8; make them equal",
-        ),
-        (
-            {"attention": NO_ATTENTION, "copying": True},
-            "copying: it copies where attention looks, but attention.kind is none; "
-            "choose another, or leave copying out",
-        ),
-    ],
-)
-def test_what_cannot_work_together_is_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match="Value error") as refused:
-        RecurrentConfig.model_validate(SMALL | changes)
-    assert f"Value error, {message} [" in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tie": "all"}, "model: tie: `all` needs one vocabulary, but the source has 10 tokens and the target 12; "
-         "use a joint vocabulary, or `target`."),
-        ({"copying": True}, "model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."),
-    ],
-)  # fmt: skip
-def test_two_vocabularies_cannot_share(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        build_model(RecurrentConfig.model_validate(changes), 10, 12)
-    assert str(refused.value) == message
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            "coverage_loss=1",
-            "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
-            "choose another, or leave this out",
-        ),
-        (
-            "model.cell={kind: gru, peepholes: true}",
-            "model.cell.peepholes: kind gru has no such key (lstm would); remove it",
-        ),
-        (
-            "model.cell={kind: rnn, recurrent_dropout: 0.1}",
-            "model.cell.recurrent_dropout: kind rnn has no such key (gru, lstm would); remove it",
-        ),
-        (
-            "model.attention.coverage=true",
-            "model.attention.coverage: kind none has no such key (additive, multiplicative would); remove it",
-        ),
-    ],
-)
-def test_a_recipe_that_cannot_be_is_refused_by_name(override: str, message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load_job("scan-lstm-plain", [override])
-    assert str(refused.value) == f"command line: {message}"
 
 
 @pytest.mark.parametrize("feeding", [False, True])
