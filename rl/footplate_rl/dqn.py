@@ -23,7 +23,7 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
-from footplate.schedules import Constant, Plateau, Schedule
+from footplate.schedules import Constant, Schedule
 from footplate.section import Count, Fraction, Positive, Section
 from footplate.step import Activity, Step
 from footplate.update import Update, UpdateConfig
@@ -38,6 +38,11 @@ from footplate_rl.q_learning import HardTarget, Lessons, ReplayLoss, Target, boo
 from footplate_rl.q_networks import DuelingNetwork, ValueNetwork, build_value_network
 from footplate_rl.replay.kinds import ReplayConfig, UniformReplay, build_replay, rows_needed, stacked_frames
 from footplate_rl.replay.replay import Batch, Replay
+from footplate_rl.resets import (
+    require_evaluations_at_resets,
+    require_saves_at_resets,
+    require_that_higher_is_better,
+)
 from footplate_rl.rollout import episode_metrics
 
 _STEPS_BETWEEN_NEWS = 100
@@ -124,10 +129,7 @@ class Config(Section):
                 f"batch_size: {self.batch_size} can't be cut into update.accumulate: {self.update.accumulate} "
                 f"microbatches; use a multiple of {self.update.accumulate}"
             )
-        if isinstance(self.schedule, Plateau) and self.schedule.better == "lower":
-            raise ValueError(
-                "schedule.better: lower does not suit eval/return, which a plateau watches here; leave it out"
-            )
+        require_that_higher_is_better(self.schedule)
         if self.exploration.final > self.exploration.initial:
             raise ValueError(
                 f"exploration.final: {self.exploration.final:g} is above initial: {self.exploration.initial:g}; "
@@ -165,11 +167,7 @@ class Config(Section):
                 f"reset_every_updates: {self.reset_every_updates} is no multiple of updates_per_rollout: "
                 f"{self.updates_per_rollout}, and environments can't start anew in the middle of a round; make it one"
             )
-        if self.evaluate.every_updates % self.reset_every_updates:
-            raise ValueError(
-                f"evaluate.every_updates: {self.evaluate.every_updates} is no multiple of reset_every_updates: "
-                f"{self.reset_every_updates}, and only there a policy can be saved; make it one"
-            )
+        require_evaluations_at_resets(self.evaluate.every_updates, self.reset_every_updates)
         return self
 
 
@@ -196,12 +194,7 @@ NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate pl
 def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says."""
     assert isinstance(job.config, Config)
-    every, reset = job.save.every_updates, job.config.reset_every_updates
-    if every is not None and every % reset:
-        raise ValueError(
-            f"save.every_updates: {every} is no multiple of reset_every_updates: {reset}, and only there a run can be "
-            "saved; make it one"
-        )
+    require_saves_at_resets(job, job.config.reset_every_updates)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from footplate.context import Context
 from footplate.job import Job
 from footplate.optimizers import Optimizer, RmsProp
-from footplate.schedules import Linear, Plateau, Schedule
+from footplate.schedules import Linear, Schedule
 from footplate.section import Count, Fraction, NonNegative, Positive, Section
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
@@ -30,6 +30,11 @@ from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
 from footplate_rl.policy import Policy, load_policy
+from footplate_rl.resets import (
+    require_evaluations_at_resets,
+    require_saves_at_resets,
+    require_that_higher_is_better,
+)
 from footplate_rl.returns import NStep, Returns
 from footplate_rl.rollout import episode_metrics
 
@@ -109,15 +114,8 @@ class Config(Section):
                 "lag: 1 does nothing where environments start anew after every update; "
                 "set reset_every_updates above 1 or leave it out"
             )
-        if isinstance(self.schedule, Plateau) and self.schedule.better == "lower":
-            raise ValueError(
-                "schedule.better: lower does not suit eval/return, which a plateau watches here; leave it out"
-            )
-        if self.evaluate.every_updates % self.reset_every_updates:
-            raise ValueError(
-                f"evaluate.every_updates: {self.evaluate.every_updates} is no multiple of reset_every_updates: "
-                f"{self.reset_every_updates}, and only there a policy can be saved; make it one"
-            )
+        require_that_higher_is_better(self.schedule)
+        require_evaluations_at_resets(self.evaluate.every_updates, self.reset_every_updates)
         return self
 
 
@@ -142,12 +140,7 @@ NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate pl
 def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says."""
     assert isinstance(job.config, Config)
-    every, reset = job.save.every_updates, job.config.reset_every_updates
-    if every is not None and every % reset:
-        raise ValueError(
-            f"save.every_updates: {every} is no multiple of reset_every_updates: {reset}, and only there a run can be "
-            "saved; make it one"
-        )
+    require_saves_at_resets(job, job.config.reset_every_updates)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:

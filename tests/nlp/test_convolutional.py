@@ -4,7 +4,7 @@ Axes: B sentences, S source positions, T target positions, D width, E width of e
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -165,27 +165,10 @@ def test_every_parameter_gets_a_gradient_even_where_nothing_counts(tie: str, cop
 
 
 @pytest.mark.parametrize("changes", [{}, {"copying": True}, {"decoder_kernel": 1}, {"decoder_kernel": 4}])
-def test_a_selection_moves_whole_histories_and_drops_sentences(changes: dict[str, object]) -> None:
-    model = small(**changes)
-    generator = torch.Generator().manual_seed(1)
-    beam, history_NT, source_BS = 3, torch.empty(6, 0, dtype=torch.long), SOURCE_BS
-    with torch.no_grad():
-        decoding = model.start(model.encode(source_BS), beam)
-        for position in range(12):
-            tokens_N = torch.randint(4, 11, (len(history_NT),), generator=generator)
-            history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
-            logits_NV = decoding.step(tokens_N)
-            memory = model.encode(source_BS.repeat_interleave(beam, 0))
-            torch.testing.assert_close(logits_NV, model.forced(memory, history_NT)[:, -1], rtol=1e-9, atol=1e-9)
-            if position == 6:
-                rows_N = torch.tensor([5, 3, 3])
-                decoding.select(rows_N, torch.tensor([1]))
-                source_BS = source_BS[1:]
-            else:
-                first_N = torch.arange(len(source_BS)).repeat_interleave(beam) * beam
-                rows_N = first_N + torch.randint(0, beam, first_N.shape, generator=generator)
-                decoding.select(rows_N)
-            history_NT = history_NT[rows_N]
+def test_a_selection_moves_whole_histories_and_drops_sentences(
+    changes: dict[str, object], follow_beam: Callable[[Seq2Seq, Tensor, int], None]
+) -> None:
+    follow_beam(small(**changes), SOURCE_BS, 12)
 
 
 def test_the_cache_does_not_grow() -> None:

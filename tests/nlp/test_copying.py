@@ -4,6 +4,7 @@ Axes: B sentences, S source positions, T target positions, N rows, V vocabulary,
 """
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -80,22 +81,10 @@ def test_a_model_that_only_copies_says_what_it_looks_at() -> None:
     assert float(p_BTV[1, :, PAD].detach().max()) < 1e-12  # nobody looks at padding
 
 
-def test_step_by_step_with_beams_and_leaving_sentences_equals_all_at_once() -> None:
-    model = copier()
-    generator = torch.Generator().manual_seed(1)
-    source_BS, beam = SOURCE_BS, 2
-    history_NT = torch.empty(4, 0, dtype=torch.long)
-    with torch.no_grad():
-        decoding = model.begin(source_BS, beam)
-        for position in range(6):
-            tokens_N = torch.randint(4, 11, (len(history_NT),), generator=generator)
-            history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
-            memory = model.encode(source_BS.repeat_interleave(beam, 0))
-            torch.testing.assert_close(decoding.step(tokens_N), model.forced(memory, history_NT)[:, -1])
-            rows_N = torch.tensor([1, 0, 2, 2]) if position < 3 else torch.tensor([3, 2] if position == 3 else [0, 0])
-            decoding.select(rows_N, torch.tensor([1]) if position == 3 else None)
-            source_BS = source_BS[1:] if position == 3 else source_BS
-            history_NT = history_NT[rows_N]
+def test_step_by_step_with_beams_and_leaving_sentences_equals_all_at_once(
+    follow_beam: Callable[[Seq2Seq, Tensor, int], None],
+) -> None:
+    follow_beam(copier(), SOURCE_BS, 6)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])

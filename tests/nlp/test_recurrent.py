@@ -3,7 +3,7 @@
 Axes: B sentences, S source positions, T target positions, D width, V vocabulary; N rows, I input, H state, G gates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -222,30 +222,10 @@ def test_an_empty_source_is_a_number_and_leaves_its_neighbours_alone(variant: di
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_step_by_step_is_all_at_once_with_beams_and_leaving_sentences(variant: dict[str, object]) -> None:
-    model = small(**variant).eval()
-    generator = torch.Generator().manual_seed(6)
-    source_BS, beam = SOURCE_BS, 3
-    decoding = model.begin(source_BS, beam)
-    history_NT = torch.zeros(6, 0, dtype=torch.long)
-    with torch.no_grad():
-        for position in range(6):
-            tokens_N = (
-                torch.randint(4, 11, (len(history_NT),), generator=generator) if position else torch.full((6,), BOS)
-            )
-            history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
-            logits_NV = decoding.step(tokens_N)
-            expected_NTV = logits_of(model, source_BS.repeat_interleave(beam, 0), history_NT)
-            torch.testing.assert_close(logits_NV, expected_NTV[:, -1], rtol=1e-10, atol=1e-10)
-            if position == 3:
-                rows_N = torch.tensor([5, 3, 3])
-                decoding.select(rows_N, torch.tensor([1]))
-                source_BS = source_BS[1:]
-            else:
-                first_N = torch.arange(len(source_BS)).repeat_interleave(beam) * beam
-                rows_N = first_N + torch.randint(0, beam, first_N.shape, generator=generator)
-                decoding.select(rows_N)
-            history_NT = history_NT[rows_N]
+def test_step_by_step_is_all_at_once_with_beams_and_leaving_sentences(
+    variant: dict[str, object], follow_beam: Callable[[Seq2Seq, Tensor, int], None]
+) -> None:
+    follow_beam(small(**variant).eval(), SOURCE_BS, 6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -186,28 +186,10 @@ def test_step_by_step_with_the_cache_equals_all_at_once(norm: str) -> None:
         torch.testing.assert_close(stepped_BTV, model.forced(memory, input_BT), rtol=1e-10, atol=1e-10)
 
 
-def test_a_selection_moves_whole_histories_and_drops_sentences() -> None:
-    model = small()
-    generator = torch.Generator().manual_seed(1)
-    beam, history_NT = 3, torch.empty(6, 0, dtype=torch.long)
-    source_BS = SOURCE_BS
-    with torch.no_grad():
-        decoding = model.start(model.encode(source_BS), beam)
-        for position in range(40):
-            tokens_N = torch.randint(4, 11, (len(history_NT),), generator=generator)
-            history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
-            logits_NV = decoding.step(tokens_N)
-            memory = model.encode(source_BS.repeat_interleave(beam, 0))
-            torch.testing.assert_close(logits_NV, model.forced(memory, history_NT)[:, -1], rtol=1e-9, atol=1e-9)
-            if position == 20:
-                rows_N = torch.tensor([5, 3, 3])
-                decoding.select(rows_N, torch.tensor([1]))
-                source_BS = source_BS[1:]
-            else:
-                first_N = torch.arange(len(source_BS)).repeat_interleave(beam) * beam
-                rows_N = first_N + torch.randint(0, beam, first_N.shape, generator=generator)
-                decoding.select(rows_N)
-            history_NT = history_NT[rows_N]
+def test_a_selection_moves_whole_histories_and_drops_sentences(
+    follow_beam: Callable[[Seq2Seq, Tensor, int], None],
+) -> None:
+    follow_beam(small(), SOURCE_BS, 40)  # the cache grows on the way
 
 
 def test_the_source_is_cached_once_a_sentence_however_wide_the_beam() -> None:
