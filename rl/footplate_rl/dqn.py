@@ -43,7 +43,7 @@ from footplate_rl.resets import (
     require_saves_at_resets,
     require_that_higher_is_better,
 )
-from footplate_rl.rollout import episode_metrics
+from footplate_rl.rollout import episode_metrics, restart_metrics
 
 _STEPS_BETWEEN_NEWS = 100
 
@@ -84,6 +84,8 @@ class Config(Section):
     """What a reward is worth one step later."""
     reward_clip: Positive | None = 1.0
     """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
+    reward_scale: Positive = 1.0
+    """What multiplies each reward, once clipped, before it is learnt from: keeps errors near what `huber` squares."""
     huber: Positive | None = 1.0
     """Errors beyond this count linearly and not squared; null squares all."""
     exploration: FallingEpsilon = FallingEpsilon()
@@ -209,7 +211,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         replay = _replay(config, environments)
         policy = _policy(network, environments.action_space, config.exploration.initial, context)
-        explorer = Explorer(environments, policy, replay, config.reward_clip)
+        explorer = Explorer(environments, policy, replay, config.reward_clip, config.reward_scale)
         context.restore(model=network, target=target, update=update, replay=replay)
         explorer.reset(update.number)
         if update.number == 0:
@@ -228,6 +230,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             replay.update(batch.rows_B, torch.cat(loss.errors).abs().cpu().numpy())
             config.target.follow(target, network, update.number)
             metrics |= {"train/epsilon": epsilon, **episode_metrics(explorer.episodes, context)}
+            metrics |= restart_metrics([environments], context)
             steps, explorer.transitions, explorer.episodes = explorer.transitions, 0, []
 
             last = update.number == config.updates

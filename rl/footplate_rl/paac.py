@@ -36,7 +36,7 @@ from footplate_rl.resets import (
     require_that_higher_is_better,
 )
 from footplate_rl.returns import NStep, Returns
-from footplate_rl.rollout import episode_metrics
+from footplate_rl.rollout import episode_metrics, restart_metrics
 
 
 class Config(Section):
@@ -172,6 +172,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale, config.returns)
             metrics = update(list(rollout.microbatches(returns_TN, config.update.accumulate)))
             metrics |= episode_metrics(rollout.episodes, context)
+            metrics |= restart_metrics([group.environments for group in groups], context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
             if last or config.evaluate.due(update.number):

@@ -37,7 +37,7 @@ from footplate_rl.resets import (
     require_that_higher_is_better,
 )
 from footplate_rl.returns import GAE
-from footplate_rl.rollout import Rollout, episode_metrics
+from footplate_rl.rollout import Rollout, episode_metrics, restart_metrics
 
 
 class Config(Section):
@@ -182,6 +182,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             number += 1
             update.skip_to(number * config.gradient_steps)
             metrics |= episode_metrics(rollout.episodes, context)
+            metrics |= restart_metrics([group.environments for group in groups], context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
             last = number == config.updates
