@@ -21,11 +21,15 @@ _SCHEDULE = "evaluate.every_updates"
 def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     """The run's checkpoint called `best` (the newest where none has a score), `last`, or by its update.
 
-    Raises CheckpointError where there is none.
+    Its weights are verified; large pieces that only training needs, such as a replay, are not looked at. Raises
+    CheckpointError where there is none.
     """
     higher = job.best is None or job.best.better == "higher"
-    # Not on stdout: that is where translations go.
-    store = CheckpointStore(folder.checkpoints, lambda line: print(line, file=sys.stderr), higher_is_better=higher)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)  # stdout is where translations go
+
+    store = CheckpointStore(folder.checkpoints, say, higher_is_better=higher, segments=False)
     if which.isdecimal() and which.isascii():
         if int(which) not in store.updates():
             there = ", ".join(map(str, store.updates())) or "none"
