@@ -68,6 +68,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 10,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")

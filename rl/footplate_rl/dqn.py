@@ -44,6 +44,7 @@ from footplate_rl.resets import (
     require_that_higher_is_better,
 )
 from footplate_rl.rollout import episode_metrics, restart_metrics
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 _STEPS_BETWEEN_NEWS = 100
 
@@ -186,6 +187,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -194,9 +196,10 @@ NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate pl
 
 
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says."""
+    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
     assert isinstance(job.config, Config)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
