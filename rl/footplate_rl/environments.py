@@ -154,6 +154,9 @@ class SingleConfig(Section):
     """Height and width to which images are averaged down."""
     frame_stack: Count | None = None
     """Show the last so many images as the channels of one, oldest first; zeros before the first."""
+    observation_scale: Literal["bounds"] | tuple[Positive, ...] | None = None
+    """For what is no image: a factor for each number of an observation, or `bounds` to bring all from the bounds of the
+    space to -1 to 1; null leaves them as they are. Networks take images, which stay bytes, times 1/255."""
     processes: bool = False
     """Each environment in a process of its own: worth it where a step costs more than some 0.2 ms. One that raises,
     dies, hangs or shows what is not finite is started anew, and its episode is dropped."""

@@ -42,7 +42,7 @@ from footplate_rl.watching import require_that_it_can_be_filmed
 
 
 class Config(Section):
-    """The defaults are the paper's for Atari, but for its annealed clip and its value weight of 1."""
+    """The defaults are the paper's for Atari, but for `anneal_clip` and its value weight of 1."""
 
     steps: Count = 10_000_000
     """The budget: decisions of the agent, over all environments (on Atari four emulator frames each)."""
@@ -73,6 +73,8 @@ class Config(Section):
     """What computes policy and value."""
     clip_ratio: Positive = 0.1
     """How far the probability of an action may move, as a share of what it was, and still earn more."""
+    anneal_clip: bool = False
+    """Let the clip fall in a straight line to 0 over the run, as the paper has it for Atari."""
     clip_values: Positive | None = None
     """How far a value may move from what it was and still lower its error; null for as far as it likes."""
     normalise_advantages: bool = True
@@ -101,6 +103,10 @@ class Config(Section):
         """How many updates the budget pays for."""
         return self.steps // (self.environments * self.rollout_steps)
 
+    def clip_ratio_at(self, number: int) -> float:
+        """The clip of the ratio in the update with this number; the first one is 0."""
+        return self.clip_ratio * (1 - number / self.updates) if self.anneal_clip else self.clip_ratio
+
     @property
     def gradient_steps(self) -> int:
         """How many steps of the optimizer an update has, where nothing stops it."""
@@ -118,6 +124,11 @@ class Config(Section):
             raise ValueError(
                 f"minibatches: {transitions} transitions can't be cut into {self.minibatches} * update.accumulate: "
                 f"{self.update.accumulate} pieces; use fewer"
+            )
+        if self.normalise_advantages and 2 * self.minibatches > transitions:
+            raise ValueError(
+                f"normalise_advantages: of {self.minibatches} minibatches of {transitions} transitions some have only "
+                f"one, whose advantage becomes 0; use at most {transitions // 2} minibatches, or set it to false"
             )
         if self.groups > self.environments:
             raise ValueError(
@@ -181,6 +192,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
         while number < config.updates:
             rollout = actor.rollout(network, number)
+            loss.weights = weights._replace(clip_ratio=config.clip_ratio_at(number))
             metrics = learn(update, rollout, distribution, share, number, config, context)
             number += 1
             update.skip_to(number * config.gradient_steps)
