@@ -89,6 +89,9 @@ def score(goal: Goal, seed: int, runs: Path, *, anew: bool) -> tuple[float, floa
     else:
         shutil.rmtree(runs / name, ignore_errors=True)  # killed before it had written a job
         footplate("train", goal.recipe, f"seed={seed}", *goal.training, "--runs", str(runs), "--name", name, shown=True)
+    state = json.loads((runs / name / "status.json").read_text())["state"]
+    if state != "finished":
+        sys.exit(f"{name}: {state}; the same command goes on where it was")
     rows = (runs / name / "metrics.jsonl").read_text().splitlines()
     output = footplate("evaluate", name, *goal.evaluation, "--runs", str(runs))
     found = re.search(rf"^\s*{re.escape(goal.metric)}\s+(\S+)$", output, re.MULTILINE)
@@ -143,4 +146,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
