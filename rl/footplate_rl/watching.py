@@ -66,8 +66,10 @@ def watch(
             for _ in _told_if_it_differs(recording, environment, path):
                 pass
         if path is not None:
-            recording.save(path.with_suffix(".json"), environment)
-            media["eval/video" if number == 1 else f"eval/video-{number}"] = Video(path)
+            actions = path.with_suffix(".json")
+            recording.save(actions, environment)
+            caption = f"{_title(recording)}, environment seed {recording.environment_seed}"
+            media["eval/video" if number == 1 else f"eval/video-{number}"] = Video(path, caption, actions)
         yield Step(recording.update, activity=Activity("watch", number, len(recordings)), media=media)
 
 

@@ -73,8 +73,13 @@ def test_episodes_are_filmed_from_the_first_picture_to_the_last_with_what_it_tak
     media = media_of(news)
     assert list(media) == ["eval/video", "eval/video-2"]
     for number, medium in enumerate(media.values(), start=1):
-        assert medium == Video(tmp_path / "videos" / f"000040-evaluation-{number}.mp4")
-        facts = json.loads(medium.path.with_suffix(".json").read_text())
+        facts = json.loads((tmp_path / "videos" / f"000040-evaluation-{number}.json").read_text())
+        assert medium == Video(
+            tmp_path / "videos" / f"000040-evaluation-{number}.mp4",
+            f"return {facts['total_reward']:g} in {len(facts['actions'])} steps, after update 40, environment seed "
+            f"{facts['environment_seed']}",
+            tmp_path / "videos" / f"000040-evaluation-{number}.json",
+        )
         with av.open(str(medium.path)) as container:
             assert sum(1 for _ in container.decode(video=0)) == len(facts["actions"]) + 1
         # Whoever has seed and actions needs nothing of ours.
