@@ -25,7 +25,8 @@ GROUP = "footplate.tasks"
 
 
 class Task(Protocol):
-    """What a task's module holds; `evaluate`, `check`, `check_evaluation` and `DEBUG_OVERRIDES` are optional.
+    """What a task's module holds; `evaluate`, `check`, `check_evaluation`, `evaluated_metrics` and `DEBUG_OVERRIDES` are
+    optional.
 
     So ask with `hasattr`.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from footplate.context import Context
-from footplate.section import Count, Every
+from footplate.section import Count, Every, Section
 from footplate.step import Activity, Step
 from footplate_rl.environments import AtariConfig, Environments, Episode, GymnasiumConfig, OwnConfig, make_environments
 from footplate_rl.policy import Choice, Policy
@@ -33,6 +33,11 @@ class Evaluation(Quota):
 
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
+
+
+def policy_metrics(config: Section) -> tuple[str, ...]:
+    """What `evaluate_policy` measures, whatever the configuration."""
+    return ("eval/return", "eval/return_low", "eval/return_high", "eval/length")
 
 
 def quotas(episodes: int, environments: int) -> list[int]:
