@@ -15,7 +15,7 @@ from footplate_cluster.halving import Halving
 
 @dataclass
 class Asked:
-    """Whether the sweep was asked to stop. Tune pickles what it is given: no lock may be in reach, so no thread either."""
+    """Whether the sweep was asked to stop. Its own object, as Tune pickles what it is given, and no thread can be."""
 
     to_stop: bool = False
 
@@ -56,7 +56,7 @@ class Scheduler(FIFOScheduler):
         return None if self._asked.to_stop else super().choose_trial_to_run(tune_controller)
 
 
-class Listener(Callback):  # type: ignore[misc]
+class Listener(Callback):
     """Tells of trials that begin and end."""
 
     def __init__(self, sweep: SweepFolder, trials: Mapping[int, Trial], progress: SweepProgress) -> None:
@@ -92,7 +92,7 @@ class Listener(Callback):  # type: ignore[misc]
         self._progress.ended(self._sweep.standing(own))
 
 
-class StopWhenIdle(Stopper):  # type: ignore[misc]
+class StopWhenIdle(Stopper):
     """Once the sweep is asked to stop, ends it as soon as no trial is at work."""
 
     def __init__(self, listener: Listener, asked: Asked) -> None:

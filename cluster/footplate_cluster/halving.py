@@ -12,6 +12,9 @@ from footplate.sweeps.progress import halving_reason
 from footplate.sweeps.sweep import Asha
 from footplate.tracking.metrics_file import read_rows
 
+NOBODY: Any = None
+"""In place of the controller, which this scheduler never asks for anything."""
+
 
 class Halving:
     """Watches the best score so far of each trial, and says which ones end at a rung."""
@@ -41,8 +44,8 @@ class Halving:
         if trial not in self._trials:
             # All that the scheduler asks of a trial is its id. Tune's own ids are others each time a sweep goes on.
             self._trials[trial] = SimpleNamespace(trial_id=str(trial))
-            self._asha.on_trial_add(None, self._trials[trial])
-        action = self._asha.on_trial_result(None, self._trials[trial], {"update": update, "score": best})
+            self._asha.on_trial_add(NOBODY, self._trials[trial])
+        action = self._asha.on_trial_result(NOBODY, self._trials[trial], {"update": update, "score": best})
         if action == TrialScheduler.STOP:
             return halving_reason(self._metric, best, update, self._factor)
         return None

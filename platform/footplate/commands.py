@@ -65,7 +65,7 @@ def train(
 
 
 def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
-    """Go on with a run or a sweep that was stopped or killed, from its newest checkpoints, as if nothing had happened."""
+    """Go on with a run or a sweep that was stopped or killed, from its newest checkpoints, as if nothing had been."""
     from footplate.folder import open_run
     from footplate.job import read_job
     from footplate.launch import launch
@@ -106,7 +106,9 @@ def recipes() -> None:
 
     print_table(("recipe", "task", "about"), [(recipe.name, recipe.task, recipe.about) for recipe in list_recipes()])
     sweeps = [(name, read_document(path).data) for name, path in list_sweeps().items()]
-    print_table(("sweep", "recipe", "about"), [(name, str(data["recipe"]), str(data["about"])) for name, data in sweeps])
+    print_table(
+        ("sweep", "recipe", "about"), [(name, str(data["recipe"]), str(data["about"])) for name, data in sweeps]
+    )
 
 
 def runs(runs: Runs = DEFAULT_RUNS) -> None:
@@ -123,9 +125,7 @@ def runs(runs: Runs = DEFAULT_RUNS) -> None:
 
 def show(
     run: Run,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="the PNG; in the run folder if none")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the PNG; in the run folder if none")] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Print a run's summary and draw its curves; of a sweep, the table and how settings and score go together."""
@@ -141,7 +141,9 @@ def show(
 
 
 def schema(
-    task: Annotated[str | None, typer.Argument(help="one task's recipes; those of every task if none is given; `sweep` for sweeps")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="one task's recipes; those of every task if none is given; `sweep` for sweeps")
+    ] = None,
 ) -> None:
     """Print the JSON schema of recipes, or of sweeps, with which an editor completes them."""
     import json

@@ -65,7 +65,7 @@ def resolve(document: Document, overrides: Sequence[str], *, debug: bool = False
 
 
 def resolve_section(section: type[SectionType], document: Document, overrides: Sequence[str]) -> SectionType:
-    """What a file that is one section describes, once the overrides are applied. Raises ConfigError with all problems."""
+    """What a file that is one section describes, with the overrides. Raises ConfigError with all problems."""
     wanted, unreadable = _parse_overrides(overrides)
     fields = section.model_fields
     document.data = _filled(fields, document.data)

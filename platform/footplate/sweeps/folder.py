@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from footplate.document import read_document, write_yaml
 from footplate.config import resolve_section
+from footplate.document import read_document, write_yaml
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
 from footplate.job import Best, Job, read_job

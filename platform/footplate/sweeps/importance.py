@@ -1,12 +1,12 @@
 """How much of the difference between trials each setting explains by itself: a one-way decomposition of variance.
 
-A setting's values are groups: those of a list as they are, numbers in thirds from low to high. The share is epsilon squared of
-Kruskal and Wallis: the variance of the scores' ranks between groups, over all of it, less what groups of these sizes
-explain by chance. Ranks, because one trial that diverged would else be all there is to explain; thirds, because the
-best learning rate lies in the middle, where a correlation finds nothing.
+A setting's values are groups: those of a list as they are, numbers in thirds from low to high. The share is epsilon
+squared of Kruskal and Wallis: the variance of the scores' ranks between groups, over all of it, less what groups of
+these sizes explain by chance. Ranks, because one trial that diverged would else be all there is to explain; thirds,
+because the best learning rate lies in the middle, where a correlation finds nothing.
 
-It is of one setting at a time: what only two settings together explain belongs to neither, and with twenty trials chance alone
-reaches far, so each share comes with the one that shuffled scores reach once in twenty times.
+It is of one setting at a time: what only two settings together explain belongs to neither. With twenty trials chance
+alone reaches far, so each share comes with the one that shuffled scores reach once in twenty times.
 
 Source: Kruskal & Wallis 1952; epsilon squared: Kelley 1935; variance of one factor: Hutter et al. 2014, "An efficient
 approach for assessing hyperparameter importance", which goes on to all combinations by a forest.

@@ -22,9 +22,9 @@ class Sweeper(Protocol):
 
 def start_sweep(plan: Plan, name: str | None, runs: Path) -> None:
     """Make the sweep's folder and run it. Raises FootplateError; where no trial has started by then, nothing stays."""
-    run_trials = find_sweeper()
     place = create_run(runs, name, plan.name)
     try:
+        run_trials = find_sweeper()
         go_on(write_sweep(place.path, plan.sweep, plan.trials, plan.jobs), run_trials)
     except FootplateError as error:
         started = any((place.path / trial.name / "status.json").exists() for trial in plan.trials)

@@ -25,7 +25,7 @@ MEASURED, CHANCE = "#2a6f97", "#888888"
 class Scale:
     """From a setting's value to a height between 0 and 1, with the ticks of its axis."""
 
-    def __init__(self, choice: Choice, values: Sequence[Any]) -> None:
+    def __init__(self, choice: Choice) -> None:
         self._places: dict[str, float] = {}
         self._log = isinstance(choice, LogUniform | IntegerLogUniform)
         if isinstance(choice, tuple):
@@ -38,9 +38,11 @@ class Scale:
             return
         low, high = float(choice.low), float(choice.high)
         self._low, self._span = self._turned(low), self._turned(high) - self._turned(low)
+        shown = [f"{low:.4g}", *(["{:.2g}"] * (TICKS - 2)), f"{high:.4g}"]
         parts = [self._low + self._span * index / (TICKS - 1) for index in range(TICKS)]
         self.ticks = [
-            (index / (TICKS - 1), f"{math.exp(part) if self._log else part:.3g}") for index, part in enumerate(parts)
+            (index / (TICKS - 1), shown[index].format(math.exp(part) if self._log else part))
+            for index, part in enumerate(parts)
         ]
 
     def height(self, value: Any) -> float:
@@ -53,9 +55,7 @@ class Scale:
         return math.log(value) if self._log else value
 
 
-def draw_sweep(
-    sweep: SweepFolder, ranked: Sequence[Standing], found: Mapping[str, Importance], output: Path
-) -> None:
+def draw_sweep(sweep: SweepFolder, ranked: Sequence[Standing], found: Mapping[str, Importance], output: Path) -> None:
     """Write the PNG. Trials without a score are not drawn, which the title says. Raises OSError."""
     scored = [standing for standing in ranked if standing.score is not None]
     labels = short_keys(list(sweep.sweep.space))
@@ -81,10 +81,7 @@ def _draw_trials(axes: Axes, sweep: SweepFolder, scored: Sequence[Standing], lab
     scores = [standing.score for standing in scored if standing.score is not None]
     low, high = min(scores), max(scores)
     span = (high - low) or 1.0
-    scales = {
-        key: Scale(choice, [standing.trial.settings[key] for standing in scored])
-        for key, choice in sweep.sweep.space.items()
-    }
+    scales = {key: Scale(choice) for key, choice in sweep.sweep.space.items()}
     colours = colormaps["viridis"]
     lower = sweep.best.better == "lower"
     # The best last, on top of the others.

@@ -16,6 +16,8 @@ from footplate.sweeps.sweep import Sweep, Trial, trials_of
 from footplate.tasks import load_task
 from footplate.tracking import require_trackers
 
+_NUMBER = re.compile(r"-?[0-9.]+(e[-+]?[0-9]+)?")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,7 +102,7 @@ class _Jobs:
                     told = f" (trial {trial.number})" if above == "space" and "unknown key" not in rest else ""
                     # One line for all the numbers that a key was refused with.
                     self.problems.setdefault(
-                        f"{above}.{key}: {re.sub('[0-9.]+', '0', rest)}",
+                        f"{above}.{key}: {_NUMBER.sub('0', rest)}",
                         f"{self._origin(above, key)}: {above}: {rest}{told}",
                     )
                     return
@@ -143,8 +145,4 @@ def _check_metric(job: Job, best: Best, document: Document) -> None:
     if best.metric not in known:
         close = did_you_mean(best.metric, known).removeprefix("; ") or f"there are {', '.join(known)}"
         place = document.source if document.data.get("best") is None else document.where(("best", "metric"))
-        raise FootplateError(
-            f"{place}: best.metric: {best.metric} is never evaluated by {job.task}; {close}"
-        )
-
-
+        raise FootplateError(f"{place}: best.metric: {best.metric} is never evaluated by {job.task}; {close}")

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 from footplate.job import Best
 from footplate.sweeps.folder import HALVED, Standing, SweepFolder
 from footplate.sweeps.sweep import Trial, short_keys, shown_setting
 from footplate.tracking.progress import duration, number
 
-say_at_once: Callable[[str], None] = partial(print, flush=True)
+
+def say_at_once(text: str) -> None:
+    """Print a line, also into a pipe."""
+    print(text, flush=True)
 
 
 class SweepProgress:
@@ -20,8 +22,9 @@ class SweepProgress:
         self._best: Best = sweep.best
         self._labels = short_keys(list(sweep.sweep.space))
         self._width = len(str(len(sweep.trials)))
-        scores = [standing.score for standing in sweep.standings() if standing.score is not None]
-        self._leading = max(scores, key=self._gain, default=None)
+        self._scores = {
+            standing.trial.number: standing.score for standing in sweep.standings() if standing.score is not None
+        }
 
     def began(self, trial: Trial, update: int) -> None:
         """The trial starts, or goes on after so many updates."""
@@ -30,11 +33,13 @@ class SweepProgress:
         self._say(f"{self._name(trial)} {how}: {settings}")
 
     def scored(self, trial: Trial, update: int, score: float) -> None:
-        """The trial was evaluated; worth a line where it leads."""
-        if not math.isfinite(score) or (self._leading is not None and self._gain(score) <= self._gain(self._leading)):
+        """The trial was evaluated; worth a line where it overtakes the one that led."""
+        if not math.isfinite(score):
             return
-        is_first, self._leading = self._leading is None, score
-        if not is_first:
+        led = max(self._scores, key=self._gain, default=None)
+        if trial.number not in self._scores or self._gains(score, self._scores[trial.number]):
+            self._scores[trial.number] = score
+        if led is not None and led != trial.number and self._gains(score, self._scores[led]):
             self._say(f"{self._name(trial)} leads after {update:,} updates: {self._best.metric} {number(score)}")
 
     def lost_its_worker(self, trial: Trial) -> None:
@@ -51,15 +56,17 @@ class SweepProgress:
             score = f": {' '.join(standing.problem.split())}"
         elif standing.state == "finished" and standing.score is None:
             score = f": {self._best.metric} was never a number"
-        self._say(
-            f"{self._name(standing.trial)} {how} after {standing.update:,} updates ({duration(standing.seconds)}){score}"
-        )
+        span = f"after {standing.update:,} updates ({duration(standing.seconds)})"
+        self._say(f"{self._name(standing.trial)} {how} {span}{score}")
 
     def _name(self, trial: Trial) -> str:
         return f"trial {trial.number:{self._width}}"
 
-    def _gain(self, score: float) -> float:
-        return -score if self._best.better == "lower" else score
+    def _gain(self, trial: int) -> float:
+        return -self._scores[trial] if self._best.better == "lower" else self._scores[trial]
+
+    def _gains(self, score: float, over: float) -> bool:
+        return score < over if self._best.better == "lower" else score > over
 
 
 def halving_reason(metric: str, score: float, update: int, reduction_factor: float) -> str:

@@ -32,14 +32,17 @@ def show_sweep(sweep: SweepFolder, output: Path | None = None) -> None:
     ranked = sweep.ranked()
     if ranked[0].score is None:
         raise FootplateError(
-            f"{sweep.argument}: no trial has a score yet; wait for the first evaluation, or see its log.txt for what went wrong"
+            f"{sweep.argument}: no trial has a score yet; wait for the first evaluation, "
+            "or see its log.txt for what went wrong"
         )
     found = _importances(sweep, ranked)
     try:
         write_results(sweep, ranked, found)
         draw_sweep(sweep, ranked, found, output)
     except OSError as error:
-        raise FootplateError(f"{output.parent}: cannot be written ({error.strerror}); make room, or make it writable") from error
+        raise FootplateError(
+            f"{output.parent}: cannot be written ({error.strerror}); make room, or make it writable"
+        ) from error
     print_table(*results_table(sweep, ranked[:MOST_ROWS]))
     if len(ranked) > MOST_ROWS:
         print(f"and {len(ranked) - MOST_ROWS} more in sweep.csv")
@@ -111,7 +114,10 @@ def write_results(sweep: SweepFolder, ranked: Sequence[Standing], found: Mapping
         writer = csv.writer(file)
         writer.writerow([*(key for key in rows[0] if key != "settings"), *sweep.sweep.space])
         for row in rows:
-            settings = [value if isinstance(value, int | float | str) else json.dumps(value) for value in row["settings"].values()]
+            settings = [
+                value if isinstance(value, int | float | str) else json.dumps(value)
+                for value in row["settings"].values()
+            ]
             writer.writerow([*(value for key, value in row.items() if key != "settings"), *settings])
 
 

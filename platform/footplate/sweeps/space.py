@@ -4,11 +4,10 @@ Each draw is a pure function of (seed, key, number of the trial), so that a swee
 resumes, and another key in the space changes no other key's values.
 """
 
-import math
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from footplate.section import Count, Positive, Section
 from footplate.streams import numpy_stream
@@ -79,11 +78,21 @@ class IntegerLogUniform(_Range):
 
     def draw(self, generator: np.random.Generator) -> int:
         """A whole number in [low, high]."""
-        return min(self.high, math.floor(self.low * ((self.high + 1) / self.low) ** generator.random()))
+        return min(self.high, int(self.low * ((self.high + 1) / self.low) ** generator.random()))
 
 
 Distribution = Annotated[Uniform | LogUniform | IntegerUniform | IntegerLogUniform, Field(discriminator="kind")]
-Choice = Distribution | tuple[JsonValue, ...]
+
+
+def _what_it_is(value: object) -> str:
+    return "values" if isinstance(value, list | tuple) else "distribution"
+
+
+# Told apart beforehand, so that whoever writes a distribution wrong does not hear that it is no list either.
+Choice = Annotated[
+    Annotated[Distribution, Tag("distribution")] | Annotated[tuple[JsonValue, ...], Tag("values")],
+    Discriminator(_what_it_is),
+]
 """A distribution, or the values to choose from, each as likely."""
 
 

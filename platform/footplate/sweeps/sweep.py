@@ -40,8 +40,9 @@ class Asha(Section):
     """Asynchronous successive halving, in the form that stops trials and never pauses them.
 
     A trial that reaches a rung (`grace_updates` times a power of `reduction_factor`) stops there unless its best score
-    so far is among the best 1 / `reduction_factor` of those that have come by. Source: Li et al. 2020, "A system for massively
-    parallel hyperparameter tuning", there with pauses and promotions.
+    so far is among the best 1 / `reduction_factor` of those that have come by.
+
+    Source: Li et al. 2020, "A system for massively parallel hyperparameter tuning", there with pauses and promotions.
     """
 
     kind: Literal["asha"]
@@ -67,7 +68,7 @@ class Sweep(Section):
     """A shipped recipe's name, or a YAML file (relative to this one, or to the working directory)."""
     about: str = ""
     """One line that says what this is; shown by `footplate recipes`."""
-    overrides: dict[str, JsonValue] = {}
+    overrides: dict[str, JsonValue] = Field(default_factory=dict)
     """What every trial changes in the recipe, laid out as a recipe is; `optimizer.kind: sgd` is as good."""
     space: dict[str, Choice]
     """What differs between trials: a key of the recipe (`optimizer.learning_rate`), and what it may become."""
@@ -101,7 +102,8 @@ class Sweep(Section):
             for key, choice in self.space.items():
                 if not isinstance(choice, tuple):
                     raise ValueError(
-                        f"space: {key} is {choice.kind}, and a grid takes lists; list its values, or set search.kind to random"
+                        f"space: {key} is {choice.kind}, and a grid takes lists; list its values, "
+                        "or set search.kind to random"
                     )
             if self.trials > MOST_TRIALS:
                 raise ValueError(
@@ -155,11 +157,13 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 def shown_setting(value: JsonValue) -> str:
     """A value in a table, a picture or a name: sections by their kind.
 
-    >>> shown_setting({"kind": "sgd", "momentum": 0.9}), shown_setting([1, 0.5]), shown_setting(True), shown_setting(1e-5)
-    ('sgd momentum=0.9', '1 0.5', 'true', '1e-05')
+    >>> shown_setting({"kind": "sgd", "momentum": 0.9}), shown_setting([1, 0.5]), shown_setting(True)
+    ('sgd momentum=0.9', '1 0.5', 'true')
     """
     if isinstance(value, dict):
-        parts = (shown_setting(entry) if key == "kind" else f"{key}={shown_setting(entry)}" for key, entry in value.items())
+        parts = (
+            shown_setting(entry) if key == "kind" else f"{key}={shown_setting(entry)}" for key, entry in value.items()
+        )
         return " ".join(parts) or "{}"
     if isinstance(value, list):
         return " ".join(map(shown_setting, value))
