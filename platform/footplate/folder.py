@@ -188,6 +188,10 @@ def open_run(run: str | Path, runs: Path) -> RunFolder:
     for path in (runs / run, Path(run)):
         if (path / "job.yaml").is_file():
             return RunFolder(path)
+        if (path / "sweep.yaml").is_file():
+            raise FootplateError(
+                f"{run}: is a sweep; name one of its trials, which `footplate runs --runs {relative(path)}` lists"
+            )
     raise FootplateError(
         f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` lists them"
     )

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from footplate.errors import FootplateError, TrainingError
+from footplate.folder import open_run
 from footplate.job import read_job
 from footplate.runs import list_runs
 from footplate.sweeps.folder import SweepFolder, find_sweep_folder, write_sweep
@@ -89,6 +90,14 @@ def test_trials_are_run_folders_of_one_group_with_one_thread_for_each_core(sweep
 def test_runs_lists_a_sweep_among_the_runs_and_trials_as_runs(sweep: SweepFolder, tmp_path: Path) -> None:
     assert list_runs(tmp_path) == [("rates", "sweep of line", "stopped", "4/6 trials", "eval/error 0.25")]
     assert [row[0] for row in list_runs(sweep.path)] == [trial.name for trial in sweep.trials]
+
+
+def test_a_sweep_is_not_taken_for_a_run(sweep: SweepFolder, tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as raised:
+        open_run("rates", tmp_path)
+    assert str(raised.value) == (
+        f"rates: is a sweep; name one of its trials, which `footplate runs --runs {tmp_path}/rates` lists"
+    )
 
 
 def test_the_table_is_ranked_and_says_what_became_of_each_trial(sweep: SweepFolder) -> None:
