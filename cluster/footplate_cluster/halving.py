@@ -12,6 +12,8 @@ from footplate.sweeps.progress import halving_reason
 from footplate.sweeps.sweep import Asha
 from footplate.tracking.metrics_file import read_rows
 
+MOST_RUNGS = 30
+"""More than any trial is long; where it ends, it knows itself."""
 NOBODY: Any = None
 """In place of the controller, which this scheduler never asks for anything."""
 
@@ -19,7 +21,7 @@ NOBODY: Any = None
 class Halving:
     """Watches the best score so far of each trial, and says which ones end at a rung."""
 
-    def __init__(self, asha: Asha, metric: str, better: str, updates: int) -> None:
+    def __init__(self, asha: Asha, metric: str, better: str) -> None:
         self._metric = metric
         self._factor = asha.reduction_factor
         self._higher = better == "higher"
@@ -31,7 +33,7 @@ class Halving:
             mode="max" if self._higher else "min",
             grace_period=asha.grace_updates,
             reduction_factor=asha.reduction_factor,
-            max_t=updates,
+            max_t=asha.grace_updates * asha.reduction_factor**MOST_RUNGS,
             stop_last_trials=False,  # a decision that was taken is not taken again, with other trials by then
         )
 
@@ -56,7 +58,7 @@ def halving_of(sweep: SweepFolder) -> Halving | None:
     if sweep.sweep.scheduler is None:
         return None
     best = sweep.best
-    halving = Halving(sweep.sweep.scheduler, best.metric, best.better, sweep.job().updates)
+    halving = Halving(sweep.sweep.scheduler, best.metric, best.better)
     for trial in sweep.trials:
         metrics = sweep.folder(trial).metrics
         try:

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from footplate.errors import ConfigError, FootplateError
-from footplate.folder import RunFolder, relative
-from footplate.sweeps.folder import FILE as SWEEP_FILE
-from footplate.sweeps.folder import SweepFolder
+from footplate.folder import SWEEP_FILE, RunFolder, relative
 
 
 def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
@@ -18,6 +16,8 @@ def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
 
 
 def _sweep_row(path: Path) -> tuple[str, str, str, str, str]:
+    from footplate.sweeps.folder import SweepFolder
+
     try:
         sweep = SweepFolder(path)
         ranked, metric = sweep.ranked(), sweep.best.metric

@@ -9,7 +9,7 @@ from footplate_cluster.sweep import room_for, share_on
 
 
 def halving(factor: float = 2.0, better: str = "lower") -> Halving:
-    return Halving(Asha(kind="asha", grace_updates=10, reduction_factor=factor), "eval/loss", better, 80)
+    return Halving(Asha(kind="asha", grace_updates=10, reduction_factor=factor), "eval/loss", better)
 
 
 def test_a_trial_ends_at_a_rung_unless_it_is_among_the_best_that_came_by() -> None:

@@ -22,6 +22,7 @@ from footplate.sweeps.plan import load_sweep
 
 pytestmark = pytest.mark.ray
 
+KEY = "0123456789abcdef" * 2 + "01234567"
 LINE_TASK = Path(__file__).parents[1] / "platform" / "line_task.py"
 LINE = f"""
 task: {LINE_TASK}
@@ -57,8 +58,10 @@ def address() -> Iterator[str]:
 
     from footplate_cluster.connection import connected
 
-    with connected(None):
-        yield ray.get_runtime_context().gcs_address
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WANDB_API_KEY", KEY)  # the workers inherit it, as from a cluster's own environment
+        with connected(None):
+            yield ray.get_runtime_context().gcs_address
 
 
 def folder_of(sweep: Path, number: int) -> RunFolder:
@@ -68,10 +71,8 @@ def folder_of(sweep: Path, number: int) -> RunFolder:
 
 @pytest.mark.slow
 def test_trials_finish_fail_or_are_stopped_and_the_sweep_goes_on(
-    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    key = "0123456789abcdef" * 2 + "01234567"
-    monkeypatch.setenv("WANDB_API_KEY", key)
     (tmp_path / "line.yaml").write_text(LINE)
     (tmp_path / "rates.yaml").write_text(RATES)
     start_sweep(load_sweep(str(tmp_path / "rates.yaml")), None, tmp_path)
@@ -97,7 +98,7 @@ def test_trials_finish_fail_or_are_stopped_and_the_sweep_goes_on(
     assert folder_of(sweep.path, 1).status.stat().st_mtime_ns == finished
     written = [path for path in sweep.path.rglob("*") if path.is_file()]
     assert len([path for path in written if path.suffix == ".wandb"]) == 6 + 3
-    assert [path for path in written if key.encode() in path.read_bytes()] == []
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow

@@ -174,6 +174,9 @@ def test_progress_tells_each_event_in_a_line(sweep: SweepFolder) -> None:
     progress.lost_its_worker(first)
     for trial in (first, third, fourth):
         progress.ended(sweep.standing(trial))
+    sweep.folder(sixth).write_status({"state": "running", "update": 4})
+    with sweep.folder(sixth).lock():
+        progress.ended(sweep.standing(sixth), "this run is being trained by another process")
     assert said == [
         "trial 6 starts: seed 3, optimizer sgd",
         "trial 5 goes on from update 10: seed 3, optimizer adam",
@@ -183,6 +186,7 @@ def test_progress_tells_each_event_in_a_line(sweep: SweepFolder) -> None:
         "trial 1 finished after 10 updates (1:01): eval/error 0.5",
         "trial 3 stopped by ASHA after 10 updates (1:01): eval/error 0.75",
         "trial 4 failed after 10 updates (1:01): TrainingError: gradients: not finite",
+        "trial 6 is left alone after 4 updates (0:00): this run is being trained by another process",
     ]
 
 

@@ -12,11 +12,10 @@ from typing import Any
 from footplate.config import resolve_section
 from footplate.document import read_document, write_yaml
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder
+from footplate.folder import SWEEP_FILE, RunFolder
 from footplate.job import Best, Job, read_job
 from footplate.sweeps.sweep import Sweep, Trial, trials_of
 
-FILE = "sweep.yaml"
 HALVED = "ASHA: "
 """How the reason begins for which a trial was stopped for good."""
 
@@ -47,7 +46,7 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.sweep = resolve_section(Sweep, read_document(self.path / FILE), ())
+        self.sweep = resolve_section(Sweep, read_document(self.path / SWEEP_FILE), ())
         self.trials = trials_of(self.sweep)
 
     @property
@@ -79,10 +78,11 @@ class SweepFolder:
     @property
     def best(self) -> Best:
         """What scores a trial."""
-        best = self.job().best
-        if best is None:
-            raise FootplateError(f"{self.path}: its trials have no `best`, so that they can't be ranked; sweep again")
-        return best
+        job = self.folder(self.trials[0]).job
+        best = read_document(job).data.get("best")  # not the whole job: that would import the task
+        if not isinstance(best, dict):
+            raise FootplateError(f"{job}: has no `best`, so that the trials can't be ranked; sweep again")
+        return Best.model_validate(best)
 
     def standing(self, trial: Trial) -> Standing:
         """How a trial stands."""
@@ -126,7 +126,7 @@ class SweepFolder:
 
 def is_sweep(path: Path) -> bool:
     """Whether a sweep's folder is there."""
-    return (path / FILE).is_file()
+    return (path / SWEEP_FILE).is_file()
 
 
 def find_sweep_folder(name: str | Path, runs: Path) -> SweepFolder | None:
@@ -143,7 +143,7 @@ def write_sweep(path: Path, sweep: Sweep, trials: Sequence[Trial], jobs: Sequenc
         folder = RunFolder(path / trial.name)
         folder.path.mkdir()
         folder.write_job(_settled(job, sweep, path.name).to_yaml())
-    (path / FILE).write_text(write_yaml(sweep.model_dump(mode="json")))
+    (path / SWEEP_FILE).write_text(write_yaml(sweep.model_dump(mode="json")))
     return SweepFolder(path)
 
 
