@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SWEEP = """
 recipe: copy-transformer
 overrides:
-  updates: 150
+  updates: 100
   corpus.train_pairs: 2000
   evaluate: {every_updates: 50, sentences: 50}
 space:

@@ -33,7 +33,7 @@ class Halving:
             mode="max" if self._higher else "min",
             grace_period=asha.grace_updates,
             reduction_factor=asha.reduction_factor,
-            max_t=asha.grace_updates * asha.reduction_factor**MOST_RUNGS,
+            max_t=int(asha.grace_updates * asha.reduction_factor**MOST_RUNGS),
             stop_last_trials=False,  # a decision that was taken is not taken again, with other trials by then
         )
 
