@@ -23,8 +23,9 @@ SECONDS_BETWEEN_LOOKS = 0.1
 def train_trial(config: dict[str, Any]) -> dict[str, Any]:
     """Train in a run folder until the end, or until it or the whole sweep is asked to stop.
 
-    `config["trial"]` names the folder, the file that stops the sweep, and where it was started. A trial that fails says so in its folder, and to Tune only in what is returned: for Tune a failure is the death of
-    the process, after which this is called again in another.
+    `config["trial"]` names the folder, the file that stops the sweep, and where it was started. A trial that fails says
+    so in its folder, and to Tune only in what is returned: for Tune a failure is the death of the process, after which
+    this is called again in another.
     """
     config = config["trial"]
     folder, stop = RunFolder(Path(config["folder"])), Path(config["stop"])

@@ -125,10 +125,11 @@ scheduler: {kind: asha, grace: 3}
 
 
 def test_keys_that_the_recipe_does_not_know_are_told_at_their_lines(tmp_path: Path) -> None:
-    text = RATES.replace("updates:", "seeed:") + "overrides:\n  evaluate: {every: 3}\n"
+    text = RATES.replace("updates:", "seeed:") + "overrides:\n  evaluate: {every: 3}\n  optimizer.kinds: sgd\n"
     assert refusal(tmp_path, text) == [
         "rates.yaml:4: space: seeed: unknown key; did you mean seed?",
         "rates.yaml:7: overrides: evaluate.every: unknown key; known here: every_updates",
+        "rates.yaml:8: overrides: optimizer.kinds: unknown key; did you mean kind?",
     ]
 
 

@@ -52,13 +52,6 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Plan:
     return Plan(path.stem, sweep, trials, jobs)
 
 
-def best_of(sweep: Sweep, job: Job) -> Best:
-    """What scores a trial."""
-    best = job.best if sweep.best is None else sweep.best
-    assert best is not None  # _check_as_a_whole refused the sweep
-    return best
-
-
 def _recipe(name: str, folder: Path) -> str:
     """A path from where the sweep's file lies, where there is such a file; else as it is."""
     beside = folder / name
@@ -109,8 +102,8 @@ class _Jobs:
         self.problems.setdefault(rest, f"{self.document.source}: {rest}")
 
     def _origin(self, above: str, key: str) -> Origin:
-        whole = self.document.where((above, key))
-        return whole if above == "space" else self.document.where((above, *key.split(".")))
+        whole = (above, key)
+        return self.document.where(whole if whole in self.document.origins else (above, *key.split(".")))
 
 
 def _check_as_a_whole(sweep: Sweep, jobs: Sequence[Job], document: Document) -> None:
