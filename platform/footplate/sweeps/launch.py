@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from footplate.errors import FootplateError, TrainingError
-from footplate.folder import create_run
+from footplate.folder import RunFolder, create_run
 from footplate.sweeps.folder import SweepFolder, write_sweep
 from footplate.sweeps.plan import Plan
 from footplate.sweeps.results import require_success, show_sweep, summary
@@ -27,8 +27,8 @@ def start_sweep(plan: Plan, name: str | None, runs: Path) -> None:
         run_trials = find_sweeper()
         go_on(write_sweep(place.path, plan.sweep, plan.trials, plan.jobs), run_trials)
     except FootplateError as error:
-        started = any((place.path / trial.name / "status.json").exists() for trial in plan.trials)
-        if not isinstance(error, TrainingError) and not started:
+        states = {RunFolder(place.path / trial.name).read_status()["state"] for trial in plan.trials}
+        if not isinstance(error, TrainingError) and states <= {"waiting", "unknown"}:
             shutil.rmtree(place.path)
         raise
 
