@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -31,6 +32,7 @@ def train_trial(config: dict[str, Any]) -> dict[str, Any]:
     folder, stop = RunFolder(Path(config["folder"])), Path(config["stop"])
     if stop.exists():
         return {}
+    sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     if Path(config["working_directory"]).is_dir():  # what the recipe names is found from there
         os.chdir(config["working_directory"])
     try:

@@ -98,6 +98,8 @@ def test_trials_finish_fail_or_are_stopped_and_the_sweep_goes_on(
     assert folder_of(sweep.path, 1).status.stat().st_mtime_ns == finished
     written = [path for path in sweep.path.rglob("*") if path.is_file()]
     assert len([path for path in written if path.suffix == ".wandb"]) == 6 + 3
+    records = [path.read_bytes() for path in written if path.suffix == ".wandb"]
+    assert all(b"--cluster-id" not in record and b"--gcs-address" not in record for record in records)
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
