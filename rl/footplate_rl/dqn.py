@@ -29,7 +29,7 @@ from footplate.step import Activity, Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.action_values import QNetwork
 from footplate_rl.environments import EnvironmentConfig, Environments, make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.exploration import EpsilonGreedy
 from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.networks import Nature
@@ -193,6 +193,9 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from footplate.context import Context
-from footplate.section import Count, Every, WholeNumber
+from footplate.section import Count, Every, Section, WholeNumber
 from footplate.step import Activity, Step
 from footplate_rl.environments import (
     AtariConfig,
@@ -58,6 +58,11 @@ class Evaluation(Quota):
 
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
+
+
+def policy_metrics(config: Section) -> tuple[str, ...]:
+    """What `evaluate_policy` measures, whatever the configuration."""
+    return ("eval/return", "eval/return_low", "eval/return_high", "eval/length")
 
 
 def quotas(episodes: int, environments: int) -> list[int]:

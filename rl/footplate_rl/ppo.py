@@ -26,7 +26,7 @@ from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
 from footplate_rl.distributions import Distribution, distribution_of
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.minibatches import minibatches, normalised
 from footplate_rl.networks import Nature, Network, build_network
@@ -158,6 +158,9 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:
