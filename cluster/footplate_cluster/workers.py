@@ -1,6 +1,8 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +24,50 @@ from footplate.tracking.tracker import Guard
 def train_worker(config: dict[str, Any]) -> None:
     """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
     job = job_from_yaml(config["job"])
-    folder = RunFolder(Path(config["folder"]))
-    if not folder.job.is_file():
-        raise FootplateError(
-            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
-        )
     worker = ray.train.get_context()
     rank, ranks = worker.get_world_rank(), worker.get_world_size()
-    context = Context(
-        seed=job.seed,
-        device=ray.train.torch.get_device(),
-        precision=job.precision,
-        rank=rank,
-        ranks=ranks,
-        folder=folder.path,
-        checkpoint=_newest_checkpoint(folder, rank, ranks),
-    )
-    for _ in run(job, context):
-        pass
+    with _folder(config["folder"], rank, ranks) as folder:
+        context = Context(
+            seed=job.seed,
+            device=ray.train.torch.get_device(),
+            precision=job.precision,
+            rank=rank,
+            ranks=ranks,
+            folder=folder.path,
+            checkpoint=_newest_checkpoint(folder, rank, ranks),
+        )
+        for _ in run(job, context):
+            pass
+
+
+@contextmanager
+def _folder(place: str, rank: int, ranks: int) -> Iterator[RunFolder]:
+    """The run folder as this worker sees it: a path is the same for all, of a URL each machine has its own."""
+    if "://" not in place:
+        folder = RunFolder(Path(place))
+        if not folder.job.is_file():
+            raise FootplateError(
+                f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; "
+                "use --runs on a shared disk, or a URL"
+            )
+        yield folder
+        return
+    from footplate import remote
+
+    if rank == 0:
+        with remote.trained_here(place, shared=ranks > 1) as folder:
+            folder.forget_stop()
+            _wait_for_the_first(ranks)
+            yield folder
+    else:
+        _wait_for_the_first(ranks)
+        yield remote.helped_here(place)
+
+
+def _wait_for_the_first(ranks: int) -> None:
+    """Worker 0 settles what there is at the URL before the others look."""
+    if ranks > 1:
+        torch.distributed.barrier()
 
 
 def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:

@@ -6,9 +6,13 @@ from footplate.errors import ConfigError
 from footplate.folder import RunFolder, relative
 
 
-def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
+def list_runs(runs: str | Path) -> list[tuple[str, str, str, str, str]]:
     """Name, task, state, updates made and best score of every run under a folder, the newest last."""
-    folders = [RunFolder(job.parent) for job in runs.glob("*/job.yaml")]
+    if "://" in str(runs):
+        from footplate.remote import list_copies
+
+        return [_row(folder) for folder in list_copies(str(runs))]
+    folders = [RunFolder(job.parent) for job in Path(runs).glob("*/job.yaml")]
     return [_row(folder) for folder in sorted(folders, key=lambda folder: folder.job.stat().st_mtime)]
 
 
@@ -42,7 +46,7 @@ def closing_lines(folder: RunFolder) -> list[str]:
     run = folder.argument
     lines = [
         f"{folder.name}: {status['state']} after {status['update']} update{'s' * (status['update'] != 1)}{reached}",
-        f"  run folder  {relative(folder.path)}",
+        f"  run folder  {folder.url or relative(folder.path)}",
     ]
     if status["state"] != "finished":
         return [*lines, f"  go on       footplate resume {run}"]
