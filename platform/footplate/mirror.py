@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from footplate.errors import TrainingError
 from footplate.folder import RunFolder
@@ -12,6 +13,7 @@ from footplate.upload import Upload
 
 SECONDS_BETWEEN_PASSES = 3.0
 LONGEST_PAUSE_SECONDS = 60.0
+SECONDS_OF_SILENCE = 3.0
 PATIENCE_SECONDS = 120.0
 """How long the end of a run waits for a storage that fails."""
 
@@ -37,11 +39,14 @@ class Mirror:
         """Bring everything up now, before the thread begins. Raises StorageError."""
         self._upload.bring_up()
 
-    def finish(self) -> None:
+    def finish(self, say: Callable[[str], None] = print) -> None:
         """Wait until everything is up. Raises TrainingError where the storage fails for too long, or is another's."""
         self._asked_to_finish = time.monotonic()
         self._finishing.set()
-        self._thread.join()
+        self._thread.join(SECONDS_OF_SILENCE)
+        if self._thread.is_alive():
+            say(f"{self._storage.url}: the rest of the run is going up")
+            self._thread.join()
         if self._failure:
             there = self._upload.newest
             has = "no checkpoint" if there is None else f"the checkpoint of update {there}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from footplate.checkpoint import ELSEWHERE, MANIFEST
-from footplate.errors import CheckpointError, FootplateError
+from footplate.errors import CheckpointError, FootplateError, TrainingError
 from footplate.folder import LEASE, ORIGIN, RunFolder
 from footplate.lease import STOP, Lease, first_lease, newest_lease
 from footplate.mirror import Mirror
@@ -43,9 +43,9 @@ def create(runs: str, name: str) -> RunFolder | None:
     if storage.sizes() or not first_lease(storage):
         return None
     copy = _place("copies", url)
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir(parents=True)
-    _write_origin(copy, url)
+    with _cache_explained(copy):
+        shutil.rmtree(copy, ignore_errors=True)
+        _write_origin(copy, url)
     return RunFolder(copy)
 
 
@@ -89,9 +89,10 @@ def list_copies(runs: str) -> list[RunFolder]:
     for run, lease in sorted(zip(runs_there, leases, strict=True), key=lambda each: float(each[1].get("seen", 0.0))):
         name = run.url.rpartition("/")[2]
         copy = _place("copies", run.url)
-        for file in SMALL[:2]:
-            _write(copy / file, contents.get(f"{name}/{file}"))
-        folders.append(_described(copy, run.url, lease))
+        with _cache_explained(copy):
+            for file in SMALL[:2]:
+                _write(copy / file, contents.get(f"{name}/{file}"))
+            folders.append(_described(copy, run.url, lease))
     return folders
 
 
@@ -139,7 +140,8 @@ def trained_here(url: str, say: Callable[[str], None] = print, *, shared: bool =
         goes_on = lease.take(say)
         try:
             if not goes_on:
-                _fetch(storage, place, lease.session)
+                with _cache_explained(place):
+                    _fetch(storage, place, lease.session)
             folder = RunFolder(place)
             mirror = Mirror(folder, storage, lease)
             if shared and goes_on:
@@ -152,12 +154,26 @@ def trained_here(url: str, say: Callable[[str], None] = print, *, shared: bool =
         mirror.start()
         try:
             yield folder
+        except KeyboardInterrupt:  # the second one: nothing is waited for
+            raise
+        except BaseException:
+            with _said(say):
+                mirror.finish(say)
+            raise
+        else:
+            mirror.finish(say)
         finally:
-            try:
-                mirror.finish()
-            finally:
-                with suppress(StorageError):
-                    lease.release()
+            with suppress(StorageError):
+                lease.release()
+
+
+@contextmanager
+def _said(say: Callable[[str], None]) -> Iterator[None]:
+    """What is not up must not hide why the run failed."""
+    try:
+        yield
+    except TrainingError as unsent:
+        say(str(unsent))
 
 
 def helped_here(url: str) -> RunFolder:
@@ -183,7 +199,7 @@ def bring_down(place: Path) -> None:
 
     Raises CheckpointError where the storage has other bytes than were written, StorageError where it fails.
     """
-    with _alone(place.parent.parent / ".bringing", waits=True):
+    with _cache_explained(place), _alone(place.parent.parent / ".bringing", waits=True):
         try:
             storage = Storage((place / ELSEWHERE).read_text())
             manifest = json.loads((place / MANIFEST).read_text())
@@ -227,13 +243,14 @@ def bring_up_evaluations(folder: RunFolder) -> None:
 def _refreshed(storage: Storage) -> RunFolder | None:
     """The copy of a run, brought up to date; None where there is no run."""
     copy = _place("copies", storage.url)
-    if not _fetch_small(storage, copy):
-        return None
-    _fetch_checkpoints(storage, copy)
-    names = [name for name, size in storage.sizes("evaluations").items() if _size(copy / name) != size]
-    for name, content in storage.read_all(names).items():
-        _write(copy / name, content)
-    return _described(copy, storage.url, newest_lease(storage)[1])
+    with _cache_explained(copy):
+        if not _fetch_small(storage, copy):
+            return None
+        _fetch_checkpoints(storage, copy)
+        names = [name for name, size in storage.sizes("evaluations").items() if _size(copy / name) != size]
+        for name, content in storage.read_all(names).items():
+            _write(copy / name, content)
+        return _described(copy, storage.url, newest_lease(storage)[1])
 
 
 def _fetch(storage: Storage, place: Path, session: str) -> None:
@@ -331,8 +348,10 @@ def _place(kind: str, url: str) -> Path:
 @contextmanager
 def _alone(place: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold a place against other processes of this machine. Raises FootplateError where it is held."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_of(place).open("a") as file:
+    with _cache_explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock_of(place).open("a")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -340,6 +359,16 @@ def _alone(place: Path, *, waits: bool = False) -> Iterator[None]:
                 f"{place}: this run is being trained by another process; stop that one first"
             ) from None
         yield
+
+
+@contextmanager
+def _cache_explained(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FootplateError(
+            f"{place}: cannot be written ({error.strerror or error}); make room, or set FOOTPLATE_CACHE to another folder"
+        ) from error
 
 
 def _is_held(place: Path) -> bool:

@@ -37,8 +37,10 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        protocol, _, place = url.partition("://")
+        if not place.strip("/"):
+            raise StorageError(f"{url}: names no place; give one behind the slashes, such as s3://BUCKET/FOLDER")
         self.url = url.rstrip("/")
-        protocol = self.url.partition("://")[0]
         self._files = _file_system(self.url, protocol)
         self._root = str(self._files._strip_protocol(self.url)).rstrip("/")
         self._renames = protocol in ("file", "local")  # a disk: a file is there before its bytes are
@@ -191,7 +193,7 @@ class Storage:
         try:
             with self._explained(name):
                 yield
-        except FileNotFoundError as error:  # the object, or the bucket
+        except FileNotFoundError as error:
             raise explained(self._url(name), error) from error
 
 
@@ -203,8 +205,9 @@ def _file_system(url: str, protocol: str) -> Any:
             return fsspec.filesystem(protocol, auto_mkdir=True)
         return fsspec.filesystem(protocol)
     except ImportError as error:
-        package = "'footplate[s3]'" if protocol in ("s3", "s3a") else f"what it asks for: {error}"
-        raise StorageError(f"{url}: the package for {protocol}:// is not installed; pip install {package}") from error
+        if protocol in ("s3", "s3a"):
+            raise StorageError(f"{url}: s3fs is not installed; pip install 'footplate[s3]'") from error
+        raise StorageError(f"{url}: {protocol}:// needs a package that is not installed; {error}") from error
     except ValueError as error:
         if "rotocol" not in str(error):
             raise explained(url, error) from error
@@ -228,5 +231,5 @@ def explained(url: str, error: BaseException) -> StorageError:
     if isinstance(error, FileNotFoundError) and "specified bucket" in text:
         return StorageError(f"{url}: there is no such bucket; create it, or name another")
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{url}: is not there any more; look what happened to it")
+        return StorageError(f"{url}: is not there, or nothing that it could lie in ({text}); check the address")
     return StorageError(f"{url}: does not answer as it should ({text}); check the address and the network")
