@@ -1,9 +1,5 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -12,13 +8,13 @@ import torch
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError
 from footplate.execution import run
 from footplate.folder import RunFolder
 from footplate.job import job_from_yaml
 from footplate.launch import newest_checkpoint
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
+from footplate_cluster.places import seen_here
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -26,7 +22,7 @@ def train_worker(config: dict[str, Any]) -> None:
     job = job_from_yaml(config["job"])
     worker = ray.train.get_context()
     rank, ranks = worker.get_world_rank(), worker.get_world_size()
-    with _folder(config["folder"], rank, ranks) as folder:
+    with seen_here(config["folder"], rank, ranks) as folder:
         context = Context(
             seed=job.seed,
             device=ray.train.torch.get_device(),
@@ -38,36 +34,6 @@ def train_worker(config: dict[str, Any]) -> None:
         )
         for _ in run(job, context):
             pass
-
-
-@contextmanager
-def _folder(place: str, rank: int, ranks: int) -> Iterator[RunFolder]:
-    """The run folder as this worker sees it: a path is the same for all, of a URL each machine has its own."""
-    if "://" not in place:
-        folder = RunFolder(Path(place))
-        if not folder.job.is_file():
-            raise FootplateError(
-                f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; "
-                "use --runs on a shared disk, or a URL"
-            )
-        yield folder
-        return
-    from footplate import remote
-
-    if rank == 0:
-        with remote.trained_here(place, shared=ranks > 1) as folder:
-            folder.forget_stop()
-            _wait_for_the_first(ranks)
-            yield folder
-    else:
-        _wait_for_the_first(ranks)
-        yield remote.helped_here(place)
-
-
-def _wait_for_the_first(ranks: int) -> None:
-    """Worker 0 settles what there is at the URL before the others look."""
-    if ranks > 1:
-        torch.distributed.barrier()
 
 
 def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:

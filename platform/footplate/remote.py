@@ -367,7 +367,8 @@ def _cache_explained(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FootplateError(
-            f"{place}: cannot be written ({error.strerror or error}); make room, or set FOOTPLATE_CACHE to another folder"
+            f"{place}: cannot be written ({error.strerror or error}); "
+            "make room, or set FOOTPLATE_CACHE to another folder"
         ) from error
 
 

@@ -106,10 +106,8 @@ def test_a_storage_that_dies_at_any_write_leaves_only_complete_checkpoints_and_t
         ShakyFileSystem.calls_left = calls
         try:
             upload.bring_up()
-        except StorageError as error:
-            assert str(error).endswith(
-                "does not answer as it should (the network is down); check the address and the network"
-            )
+        except StorageError:
+            died = True
         else:
             died = False
         ShakyFileSystem.calls_left = None
@@ -175,9 +173,9 @@ def test_a_checkpoint_that_is_deleted_while_it_goes_up_goes_up_whole(tmp_path: P
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.one_of(st.tuples(st.just("write"), st.integers(1, 12)), st.tuples(st.just("cut"), st.integers(0, 30)),
-                          st.tuples(st.just("up"), st.integers(0, 6)), st.tuples(st.just("restart"), st.just(0))),
-                min_size=1, max_size=25))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.sampled_from(["write", "cut", "up", "restart"]), st.integers(1, 12)), min_size=1, max_size=25)
+)
 def test_pieces_joined_are_the_file_whatever_was_written_cut_and_interrupted(actions: list[tuple[str, int]]) -> None:
     import tempfile
 
@@ -188,16 +186,15 @@ def test_pieces_joined_are_the_file_whatever_was_written_cut_and_interrupted(act
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(b"")
         lines: list[bytes] = []
-        up, version = Pieces(storage, "metrics", path), 0
+        up = Pieces(storage, "metrics", path)
         least = 0  # what a checkpoint at the storage knows of: nothing is ever cut below it, or lost
-        for action, number in actions:
-            version += 1
+        for version, (action, number) in enumerate(actions):
             if action == "write":
                 lines += [row(len(lines) + 1 + each, version) for each in range(number)]
                 with path.open("ab") as file:
                     file.write(b"".join(lines[-number:]))
             elif action == "cut":
-                lines = lines[: max(least, min(number, len(lines)))]
+                lines = lines[: max(least, min(3 * number, len(lines)))]
                 beside = path.with_name("beside")
                 beside.write_bytes(b"".join(lines))
                 beside.replace(path)
