@@ -1,4 +1,4 @@
-"""Where a worker finds the run folder: a path is the same for all, and of a URL each machine has a folder of its own."""
+"""Where a worker finds the run folder: a path is the same for all, of a URL each machine has its own folder."""
 
 import socket
 from collections.abc import Iterator
