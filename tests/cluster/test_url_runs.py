@@ -14,8 +14,10 @@ from footplate.tracking.metrics_file import read_rows
 
 pytestmark = pytest.mark.ray
 
-COPY = ["threads=1", "updates=20", "model.width=16", "model.feed_forward_width=16", "batch_tokens=64",
-        "evaluate.every_updates=10", "evaluate.sentences=8", "model.dropout=0", "track.every_updates=1", "precision=fp64"]  # fmt: skip
+COPY = [
+    "threads=1", "updates=20", "model.width=16", "model.feed_forward_width=16", "batch_tokens=64", "model.dropout=0",
+    "evaluate.every_updates=10", "evaluate.sentences=8", "track.every_updates=1", "precision=fp64",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_workers_that_share_no_disk_stop_go_on_and_do_what_one_process_does(
     assert checkpoint is not None
     weights = checkpoint.load_module_state("model")
     for name, weight in CheckpointStore(through.checkpoints).at(20).load_module_state("model").items():
-        torch.testing.assert_close(weights[name], weight, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(weights[name], weight, rtol=1e-9, atol=1e-10)
 
     used = {name: {path.name for path in (machines / name).iterdir()} for name in ("one", "two")}
     assert sorted(kind for kinds in used.values() for kind in kinds if kind != "copies") == ["helpers", "runs"]
