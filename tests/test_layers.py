@@ -52,13 +52,13 @@ def test_no_folder_of_tests_is_a_package() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copy-transformer", "catch-paac"])
-def test_a_run_in_this_process_imports_neither_ray_nor_wandb_nor_torchs_compiler(recipe: str, tmp_path: Path) -> None:
+def test_a_run_in_this_process_imports_no_ray_wandb_fsspec_or_torchs_compiler(recipe: str, tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.argv = ["footplate", "train", "{recipe}", "--debug", "--runs", {str(tmp_path)!r}]
 from footplate.cli import build_app
 build_app()(standalone_mode=False)
-heavy = ("ray", "wandb", "tensorboard", "torch._dynamo")
+heavy = ("ray", "wandb", "tensorboard", "torch._dynamo", "fsspec")
 print([name for name in heavy if name in sys.modules])
 """
     assert python(program).splitlines()[-1] == "[]"

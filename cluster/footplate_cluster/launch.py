@@ -15,6 +15,7 @@ from footplate.errors import FootplateError, TrainingError
 from footplate.folder import RunFolder
 from footplate.interrupts import stop_on_signals
 from footplate.job import Job
+from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
 from footplate_cluster.connection import connected, share_of_a_worker
@@ -29,7 +30,12 @@ def launch(job: Job, folder: RunFolder) -> None:
     """
     folder.forget_stop()
     scratch = folder.path / "ray"
-    with stop_on_signals() as stop_requested, connected(job.address), _removed_afterwards(scratch):
+    with (
+        stop_on_signals() as stop_requested,
+        connected(job.address),
+        _removed_afterwards(scratch),
+        kept_fresh(folder) as refresh,
+    ):
         fitting = _Fitting(job, folder, scratch)
         fitting.start()
 
@@ -38,8 +44,11 @@ def launch(job: Job, folder: RunFolder) -> None:
         def done() -> bool:
             if not asked and (reason := stop_requested()) is not None:
                 asked.append(reason)
-                folder.stop.write_text(reason)
-            return not fitting.is_alive()
+                folder.ask_to_stop(reason)
+            if fitting.is_alive():
+                return False
+            refresh()
+            return True
 
         first = (job.best.metric,) if job.best is not None else ()
         follow(folder, Console(job.updates, folder.name, first=first), done)
@@ -76,7 +85,7 @@ class _Fitting(threading.Thread):
         try:
             TorchTrainer(
                 train_worker,
-                train_loop_config={"job": self._job.to_yaml(), "folder": str(self._folder.path)},
+                train_loop_config={"job": self._job.to_yaml(), "folder": self._folder.url or str(self._folder.path)},
                 torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
                 scaling_config=ScalingConfig(
                     num_workers=self._job.resources.workers, use_gpu=gpus > 0, resources_per_worker=self._share

@@ -1,8 +1,6 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
-import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -11,37 +9,33 @@ import torch
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError
 from footplate.execution import run
 from footplate.folder import RunFolder
 from footplate.job import job_from_yaml
 from footplate.launch import newest_checkpoint
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
+from footplate_cluster.places import seen_here
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
     job = job_from_yaml(config["job"])
-    folder = RunFolder(Path(config["folder"]))
-    sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster
-    if not folder.job.is_file():
-        raise FootplateError(
-            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
-        )
+    sys.argv[1:] = ["resume", config["folder"]]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     worker = ray.train.get_context()
     rank, ranks = worker.get_world_rank(), worker.get_world_size()
-    context = Context(
-        seed=job.seed,
-        device=ray.train.torch.get_device(),
-        precision=job.precision,
-        rank=rank,
-        ranks=ranks,
-        folder=folder.path,
-        checkpoint=_newest_checkpoint(folder, rank, ranks),
-    )
-    for _ in run(job, context):
-        pass
+    with seen_here(config["folder"], rank, ranks) as folder:
+        context = Context(
+            seed=job.seed,
+            device=ray.train.torch.get_device(),
+            precision=job.precision,
+            rank=rank,
+            ranks=ranks,
+            folder=folder.path,
+            checkpoint=_newest_checkpoint(folder, rank, ranks),
+        )
+        for _ in run(job, context):
+            pass
 
 
 def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:

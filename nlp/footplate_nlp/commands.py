@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from footplate.commands import DEFAULT_RUNS, Runs
+
 if TYPE_CHECKING:
     from footplate.folder import RunFolder
     from footplate.job import Job
@@ -28,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def translate(
-    run: Annotated[str, typer.Argument(help="a trained run's name, or the path of its folder")],
+    run: Annotated[str, typer.Argument(help="a trained run's name, or the path or URL of its folder")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes to its keys")] = None,
     beam: Annotated[int | None, typer.Option(min=1, help="beam search with so many hypotheses")] = None,
     length_penalty: Annotated[
@@ -64,7 +66,7 @@ def translate(
     checkpoint: Annotated[
         str | None, typer.Option(help="best, last, or the number of an update; best, but last with --average")
     ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="the folder that holds the runs")] = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the run's own if not given")] = None,
 ) -> None:
     """Translate standard input to standard output, line by line; without --beam or --sample, as the run evaluates."""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from footplate.commands import DEFAULT_RUNS, Runs
+
 if TYPE_CHECKING:
     from footplate_nlp.translation import Config
 
@@ -23,12 +25,13 @@ def register(app: typer.Typer) -> None:
 def stats(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or a run, whose vocabulary is used")],
     overrides: Overrides = None,
-    runs: Annotated[Path, typer.Option("--runs", help="the folder that holds the runs")] = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Print what a corpus is like: footplate data stats multi30k-en-de corpus.folder=PATH"""
     import sys
 
     from footplate.errors import FootplateError
+    from footplate.folder import find_run
     from footplate.tables import print_table
     from footplate_nlp.corpora import PARTS
     from footplate_nlp.data_statistics import SIDES, measure, rows_of
@@ -36,7 +39,7 @@ def stats(
     from footplate_nlp.training_pairs import learn
     from footplate_nlp.vocabulary import Vocabulary
 
-    if any((folder / "job.yaml").is_file() for folder in (runs / recipe, Path(recipe))):
+    if find_run(recipe, runs) is not None:
         _, config, vocabulary = open_vocabulary(recipe, runs, overrides or [])
     else:
         config, vocabulary = _translation(recipe, overrides), Vocabulary()

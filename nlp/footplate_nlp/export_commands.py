@@ -40,7 +40,8 @@ def export(
 
     require_format(to, quantization)
     folder = open_run(run, runs)
-    place = (output if output is not None else folder.path / "export" / to).absolute()
+    around = folder.path if folder.url is None else Path(folder.name)
+    place = (output if output is not None else around / "export" / to).absolute()
     require_free(place)
     trained = _trained(folder, to, average, checkpoint, tag)
     with new_folder(place) as beside:

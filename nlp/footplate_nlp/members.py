@@ -64,7 +64,7 @@ def find_member(name: str, config: "Config", context: Context) -> "tuple[Config,
     assert context.checkpoint is not None
     own = RunFolder(context.checkpoint.folder.parent.parent)
     run, _, which = name.partition("@")
-    folder = open_run(run, own.path.parent) if run else own
+    folder = open_run(run, own.runs) if run else own
     job = read_job(folder.job)
     if not isinstance(job.config, type(config)):
         raise FootplateError(f"a run of the task {job.task} translates nothing; name a run of translation")

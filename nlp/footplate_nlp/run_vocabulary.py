@@ -12,7 +12,7 @@ from footplate_nlp.translation import Config
 from footplate_nlp.vocabulary import Vocabulary
 
 
-def open_vocabulary(run: str, runs: Path, overrides: Sequence[str] = ()) -> tuple[Job, Config, Vocabulary]:
+def open_vocabulary(run: str, runs: str | Path, overrides: Sequence[str] = ()) -> tuple[Job, Config, Vocabulary]:
     """A run's job, its configuration, and the vocabulary of its last checkpoint. Raises FootplateError."""
     folder = open_run(run, runs)
     job = read_job(folder.job)

@@ -4,10 +4,11 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from footplate.commands import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
     from footplate.job import Job
@@ -31,13 +32,13 @@ def register(app: typer.Typer) -> None:
 
 
 def tokenize(
-    run: Annotated[str, typer.Argument(help="a trained run's name, or the path of its folder")],
+    run: Annotated[str, typer.Argument(help="a trained run's name, or the path or URL of its folder")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes to its keys")] = None,
     side: Annotated[Side, typer.Option(help="whose vocabulary, where they are two")] = Side.source,
     ids: Annotated[bool, typer.Option("--ids", help="numbers instead of pieces")] = False,
     decode: Annotated[bool, typer.Option("--decode", help="from pieces, or numbers, back to text")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="draw segmentations, as training does")] = False,
-    runs: Annotated[Path, typer.Option("--runs", help="the folder that holds the runs")] = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Cut standard input into pieces, separated by blanks, line by line."""
     from footplate.errors import FootplateError

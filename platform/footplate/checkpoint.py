@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from footplate.step import Part
 
 MANIFEST = "manifest.json"
+ELSEWHERE = ".elsewhere"
+"""Beside the manifest of a checkpoint whose files are still at a URL, which is its text; they come when it is read."""
 FORMAT = 1
 FAILURES_IN_A_ROW = 3
 """A run ends when so many checkpoints in a row could not be written."""
@@ -53,6 +55,10 @@ class Checkpoint:
     def manifest(self) -> dict[str, Any]:
         """What the manifest says, once every file has been compared with it."""
         path = self.folder / MANIFEST
+        if (self.folder / ELSEWHERE).exists():
+            from footplate.remote import bring_down
+
+            bring_down(self.folder)
         try:
             manifest: dict[str, Any] = json.loads(path.read_text())
             is_readable = manifest["format"] == FORMAT

@@ -1,6 +1,5 @@
 """The commands of the platform: train, resume, evaluate, recipes, runs, show, schema."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +12,11 @@ if TYPE_CHECKING:
     from footplate.folder import RunFolder
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes to the recipe's keys")]
-Runs = Annotated[Path, typer.Option("--runs", help="the folder that holds the runs")]
-Run = Annotated[str, typer.Argument(help="a run's name, or the path of its folder")]
+Runs = Annotated[str, typer.Option("--runs", help="the folder that holds the runs: a path or a URL")]
+Run = Annotated[str, typer.Argument(help="a run's name, or the path or URL of its folder")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; what the recipe says if not given")]
 WhichCheckpoint = Annotated[str, typer.Option("--checkpoint", help="best, last, or the number of an update")]
-DEFAULT_RUNS = Path("runs")
+DEFAULT_RUNS = "runs"
 
 
 def register(app: typer.Typer) -> None:
@@ -57,11 +56,11 @@ def train(
     except FootplateError as error:
         mistake = not isinstance(error, TrainingError)
         if (
-            mistake and folder.read_status()["update"] == 0
+            mistake and folder.refreshed().read_status()["update"] == 0
         ):  # it never started: the name is free again once the mistake is mended
-            shutil.rmtree(folder.path)
+            folder.remove()
         raise
-    _say_what_next(folder)
+    _say_what_next(folder.refreshed())
 
 
 def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
@@ -80,7 +79,7 @@ def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
         print(f"{folder.name}: finished already, nothing to do")
         return
     launch(read_job(folder.job), folder)
-    _say_what_next(folder)
+    _say_what_next(folder.refreshed())
 
 
 def evaluate(

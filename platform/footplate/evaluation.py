@@ -89,6 +89,10 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], which: str) -> dic
                 SampleFiles(folder.path / _KEPT).pictures(step.update, step.media)
             numbers = ((name, metric_value(metric)) for name, metric in step.metrics.items())
             metrics |= {name: value for name, value in numbers if value is not None}
+    if folder.url is not None:
+        from footplate.remote import bring_up_evaluations
+
+        bring_up_evaluations(folder)
     print(f"{folder.name}, checkpoint of update {checkpoint.update}:")
     for name, value in metrics.items():
         print(f"  {name:24} {value:.6g}")

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,10 @@ SWEEP_FILE = "sweep.yaml"
 """What makes a folder a sweep's; its run folders lie inside."""
 _LEFTOVER = re.compile(r"\.(job|status|metrics\.jsonl|data)-|\.wandb")
 """What is written beside its place and then renamed; other hidden files are the user's."""
+ORIGIN = ".origin"
+"""In the folder of a run at a URL: the URL."""
+LEASE = ".lease"
+"""In the copy of a run at a URL: who trained it when the copy was made."""
 
 
 class RunFolder:
@@ -31,9 +36,24 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
+    @cached_property
+    def url(self) -> str | None:
+        """Where the run is, if that is a URL; then this folder is a copy, or where it is trained (`remote`)."""
+        try:
+            return str(json.loads((self.path / ORIGIN).read_text())["url"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def runs(self) -> str:
+        """What lies around the run: a path or a URL."""
+        return str(self.path.parent) if self.url is None else self.url.rpartition("/")[0]
+
     @property
     def argument(self) -> str:
         """What to call the run on the command line, from the working directory."""
+        if self.url is not None:
+            return self.url
         return self.name if self.path.parent == Path("runs").absolute() else str(relative(self.path))
 
     @property
@@ -82,6 +102,32 @@ class RunFolder:
                 descriptor = os.open(folder, os.O_RDONLY)
                 os.fsync(descriptor)
                 os.close(descriptor)
+        if self.url is not None:
+            from footplate.remote import write_job
+
+            write_job(self)
+
+    def refreshed(self) -> "RunFolder":
+        """The run as it is now: of one at a URL, this copy brought up to date."""
+        return self if self.url is None else open_run(self.url, "")
+
+    def remove(self) -> None:
+        """Remove a run that has not begun; its name is free again."""
+        if self.url is not None:
+            from footplate.remote import remove
+
+            remove(self)
+        else:
+            shutil.rmtree(self.path)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Ask the run to save and end, wherever it is trained."""
+        if self.url is not None:
+            from footplate.remote import ask_to_stop
+
+            ask_to_stop(self.url, reason)
+        else:
+            self.stop.write_text(reason)
 
     def sweep(self) -> None:
         """Remove what a killed process was about to put in its place; for the holder of the lock only."""
@@ -133,7 +179,11 @@ class RunFolder:
             ) from error
 
     def is_locked(self) -> bool:
-        """Whether a process on this machine holds the lock."""
+        """Whether a process on this machine holds the lock, or one somewhere the lease of a run at a URL."""
+        if self.url is not None and (self.path / LEASE).exists():
+            from footplate.lease import is_alive
+
+            return is_alive((self.path / LEASE).read_bytes())
         try:
             with (self.path / "lock").open("r") as file:
                 return not _try_lock(file, fcntl.LOCK_SH)
@@ -159,7 +209,7 @@ def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def create_run(runs: Path, name: str | None, recipe: str) -> RunFolder:
+def create_run(runs: str | Path, name: str | None, recipe: str) -> RunFolder:
     """A new run folder called `name`; without one, the recipe's name with the first number that is free.
 
     Raises FootplateError where the name is taken or the folder cannot be made.
@@ -170,33 +220,61 @@ def create_run(runs: Path, name: str | None, recipe: str) -> RunFolder:
             raise FootplateError(
                 f"--name: {candidate!r} is not a plain folder name; choose one without slashes or control characters"
             )
-        try:
-            (runs / candidate).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise FootplateError(
-                f"{runs / candidate}: cannot be made ({error.strerror}); choose another folder with --runs"
-            ) from error
-        return RunFolder(runs / candidate)
-    raise FootplateError(
-        f"{runs / candidates[0]}: a run of this name exists; "
-        f"choose another --name, or `footplate resume {RunFolder(runs / candidates[0]).argument}`"
-    )
+        if (folder := _create(runs, candidate)) is not None:
+            return folder
+    taken = f"{str(runs).rstrip('/')}/{candidates[0]}" if _is_url(runs) else Path(runs) / candidates[0]
+    argument = taken if isinstance(taken, str) else RunFolder(taken).argument
+    raise FootplateError(f"{taken}: a run of this name exists; choose another --name, or `footplate resume {argument}`")
 
 
-def open_run(run: str | Path, runs: Path) -> RunFolder:
-    """The folder of an existing run, named by its path or by its name under `runs`."""
-    for path in (runs / run, Path(run)):
-        if (path / "job.yaml").is_file():
-            return RunFolder(path)
+def _create(runs: str | Path, name: str) -> RunFolder | None:
+    """The new folder of this name, or None where there is one."""
+    if _is_url(runs):
+        from footplate.remote import create
+
+        return create(str(runs), name)
+    path = Path(runs) / name
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise FootplateError(f"{path}: cannot be made ({error.strerror}); choose another folder with --runs") from error
+    return RunFolder(path)
+
+
+def find_run(run: str | Path, runs: str | Path) -> RunFolder | None:
+    """The folder of a run, named by its path or URL, or by its name under `runs`; of one at a URL, a copy."""
+    urls = [str(run)] if _is_url(run) else [f"{str(runs).rstrip('/')}/{run}"] if _is_url(runs) else []
+    for url in urls:
+        from footplate.remote import open_copy
+
+        if (folder := open_copy(url)) is not None:
+            return folder
+    paths = [] if _is_url(run) else [Path(run)] if _is_url(runs) else [Path(runs) / run, Path(run)]
+    return next((RunFolder(path) for path in paths if (path / "job.yaml").is_file()), None)
+
+
+def open_run(run: str | Path, runs: str | Path) -> RunFolder:
+    """What `find_run` finds. Raises FootplateError where there is no such run."""
+    if (folder := find_run(run, runs)) is not None:
+        return folder
+    for path in () if _is_url(run) or _is_url(runs) else (Path(runs) / run, Path(run)):
         if (path / SWEEP_FILE).is_file():
             raise FootplateError(
                 f"{run}: is a sweep; name one of its trials, which `footplate runs --runs {relative(path)}` lists"
             )
+    if _is_url(run):
+        around = str(run).rstrip("/").rpartition("/")[0]
+        raise FootplateError(f"{run}: no such run; `footplate runs --runs {around}` lists what is there")
+    flag = f" --runs {runs}" if _is_url(runs) else ""
     raise FootplateError(
-        f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` lists them"
+        f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs{flag}` lists them"
     )
+
+
+def _is_url(place: str | Path) -> bool:
+    return isinstance(place, str) and "://" in place
 
 
 def relative(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Launching: where a run folder meets a job, in this process or by a launcher that another package brings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
@@ -57,12 +58,36 @@ def newest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoi
     return checkpoint
 
 
+@contextmanager
+def trained_here(folder: RunFolder, say: Callable[[str], None] = print, *, shared: bool = False) -> Iterator[RunFolder]:
+    """The folder to train a run in: its own, or of a run at a URL the one that `footplate.remote` keeps and mirrors."""
+    if folder.url is None:
+        yield folder
+        return
+    from footplate import remote
+
+    with remote.trained_here(folder.url, say, shared=shared) as here:
+        yield here
+
+
+@contextmanager
+def kept_fresh(folder: RunFolder) -> Iterator[Callable[[], None]]:
+    """Meanwhile a run that is trained elsewhere can be followed in its folder; to be called once it has ended."""
+    if folder.url is None:
+        yield lambda: None
+        return
+    from footplate import remote
+
+    with remote.kept_fresh(folder.url) as refresh:
+        yield refresh
+
+
 def _launch_here(job: Job, folder: RunFolder) -> None:
     from footplate.execution import local_context, run
 
-    folder.forget_stop()
-    checkpoint = newest_checkpoint(folder, print)
-    with stop_on_signals() as stop_requested:
+    with stop_on_signals() as stop_requested, trained_here(folder) as folder:
+        folder.forget_stop()
+        checkpoint = newest_checkpoint(folder, print)
         context = local_context(job, folder.path, checkpoint, stop_requested)
         for _ in run(job, context):
             pass

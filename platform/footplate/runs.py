@@ -6,9 +6,13 @@ from footplate.errors import ConfigError, FootplateError
 from footplate.folder import SWEEP_FILE, RunFolder, relative
 
 
-def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
+def list_runs(runs: str | Path) -> list[tuple[str, str, str, str, str]]:
     """Name, task, state, updates made and best score of every run under a folder, the newest last; so of sweeps."""
-    files = [*runs.glob("*/job.yaml"), *runs.glob(f"*/{SWEEP_FILE}")]
+    if "://" in str(runs):
+        from footplate.remote import list_copies
+
+        return [_row(folder) for folder in list_copies(str(runs))]
+    files = [*Path(runs).glob("*/job.yaml"), *Path(runs).glob(f"*/{SWEEP_FILE}")]
     return [
         _sweep_row(file.parent) if file.name == SWEEP_FILE else _row(RunFolder(file.parent))
         for file in sorted(files, key=lambda file: file.stat().st_mtime)
@@ -65,7 +69,7 @@ def closing_lines(folder: RunFolder) -> list[str]:
     run = folder.argument
     lines = [
         f"{folder.name}: {status['state']} after {status['update']} update{'s' * (status['update'] != 1)}{reached}",
-        f"  run folder  {relative(folder.path)}",
+        f"  run folder  {folder.url or relative(folder.path)}",
     ]
     if status["state"] != "finished":
         return [*lines, f"  go on       footplate resume {run}"]

@@ -27,7 +27,8 @@ def show(folder: RunFolder, output: Path | None = None) -> Path:
     """
     from footplate.curves import draw_curves
 
-    output = folder.path / "curves.png" if output is None else output
+    if output is None:
+        output = folder.path / "curves.png" if folder.url is None else Path(f"{folder.name}-curves.png")
     if output.suffix.lower() != ".png":
         raise FootplateError(f"--output: {output} is no .png, and curves are drawn as one; write {output.stem}.png")
     rows = read_rows(folder.metrics) if folder.metrics.exists() else []
@@ -70,7 +71,7 @@ def summary(
     saved = CheckpointStore(folder.checkpoints, print).updates()
     facts.append(("checkpoints", ", ".join(f"{update:,}" for update in saved) or "none"))
     size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
-    facts.append(("run folder", f"{_short(folder.path)} ({_megabytes(size)})"))
+    facts.append(("run folder", folder.url or f"{_short(folder.path)} ({_megabytes(size)})"))
     return [(what, how) for what, how in facts if how]
 
 

@@ -154,6 +154,15 @@ def test_a_name_that_is_taken_is_refused(sweep: SweepFolder, tmp_path: Path) -> 
     )
 
 
+def test_a_sweep_at_a_url_is_refused(sweep: SweepFolder, tmp_path: Path) -> None:
+    plan = load_sweep(str(tmp_path / "sweep-file.yaml"))
+    with pytest.raises(FootplateError) as raised:
+        start_sweep(plan, None, "s3://bucket/runs")
+    assert str(raised.value) == (
+        "--runs s3://bucket/runs: a sweep is kept in a folder on a disk that every node sees, not at a URL; use a path"
+    )
+
+
 def test_a_sweep_that_is_over_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = make_sweep(tmp_path)
     for trial in sweep.trials:

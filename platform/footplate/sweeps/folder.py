@@ -129,9 +129,9 @@ def is_sweep(path: Path) -> bool:
     return (path / SWEEP_FILE).is_file()
 
 
-def find_sweep_folder(name: str | Path, runs: Path) -> SweepFolder | None:
-    """The sweep of this name under `runs`, or at this path; None where there is none."""
-    return next((SweepFolder(path) for path in (runs / name, Path(name)) if is_sweep(path)), None)
+def find_sweep_folder(name: str | Path, runs: str | Path) -> SweepFolder | None:
+    """The sweep of this name under `runs`, or at this path; None where there is none. At a URL there never is."""
+    return next((SweepFolder(path) for path in (Path(runs) / name, Path(name)) if is_sweep(path)), None)
 
 
 def write_sweep(path: Path, sweep: Sweep, trials: Sequence[Trial], jobs: Sequence[Job]) -> SweepFolder:

@@ -20,8 +20,12 @@ class Sweeper(Protocol):
     def __call__(self, sweep: SweepFolder) -> None: ...
 
 
-def start_sweep(plan: Plan, name: str | None, runs: Path) -> None:
+def start_sweep(plan: Plan, name: str | None, runs: str | Path) -> None:
     """Make the sweep's folder and run it. Raises FootplateError; where no trial has started by then, nothing stays."""
+    if "://" in str(runs):
+        raise FootplateError(
+            f"--runs {runs}: a sweep is kept in a folder on a disk that every node sees, not at a URL; use a path"
+        )
     place = create_run(runs, name, plan.name)
     try:
         run_trials = find_sweeper()

@@ -1,0 +1,42 @@
+"""Where a worker finds the run folder: a path is the same for all, of a URL each machine has its own folder."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from footplate.errors import FootplateError
+from footplate.folder import RunFolder
+
+
+@contextmanager
+def seen_here(place: str, rank: int, ranks: int) -> Iterator[RunFolder]:
+    """The run folder as this worker sees it; all ranks must ask. At a URL rank 0 mirrors it, and settles first what
+    the others find. Raises FootplateError where a path leads nowhere on this machine.
+    """
+    if "://" not in place:
+        folder = RunFolder(Path(place))
+        if not folder.job.is_file():
+            raise FootplateError(
+                f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; "
+                "use --runs on a shared disk, or a URL"
+            )
+        yield folder
+        return
+    from footplate import remote
+
+    if rank == 0:
+        with remote.trained_here(place, shared=ranks > 1) as folder:
+            folder.forget_stop()
+            _wait_for_rank_0(ranks)
+            yield folder
+    else:
+        _wait_for_rank_0(ranks)
+        yield remote.helped_here(place)
+
+
+def _wait_for_rank_0(ranks: int) -> None:
+    if ranks > 1:
+        torch.distributed.barrier()
