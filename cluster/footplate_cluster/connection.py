@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,6 +32,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     debugger = os.environ.get("PYTHONBREAKPOINT")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with token_of_this_machine() if address in (None, "local") else nullcontext():
             ray.init(
@@ -45,6 +49,7 @@ def connected(address: str | None) -> Iterator[None]:
         ) from error
     finally:
         _restore_debugger(debugger)
+        _restore_sigterm(on_sigterm)
     try:
         yield
     finally:
@@ -56,6 +61,12 @@ def _restore_debugger(debugger: str | None) -> None:
     os.environ.pop("PYTHONBREAKPOINT", None)
     if debugger is not None:
         os.environ["PYTHONBREAKPOINT"] = debugger
+
+
+def _restore_sigterm(handler: Any) -> None:
+    """Ray ends a driver at once on SIGTERM, which is how `ray job stop` asks; whoever saves first has a handler."""
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_address(address: str | None) -> None:

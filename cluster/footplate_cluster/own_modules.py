@@ -25,19 +25,18 @@ _DOTTED = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*([.:])[A-Za-z_][\w-]*")
 def own_modules(job: Job) -> dict[str, Path]:
     """The user's top-level modules and packages that the job needs, by name: a `.py` file, or a package's folder."""
     look_here()
-    places = [Path.cwd()]
-    if job.task.endswith(".py"):
-        places.append(Path(job.task).parent)
+    file = Path(job.task) if job.task.endswith(".py") else None
+    places = [Path.cwd()] if file is None else [Path.cwd(), file.parent]
     found: dict[str, Path] = {}
     wanted = _named(job)
     while wanted:
         name = wanted.pop()
         if name in found:
             continue
-        path = Path(job.task) if name == Path(job.task).stem else _own_path(name, places)
+        path = file if file is not None and name == file.stem else _own_path(name, places)
         if path is not None:
             found[name] = path
-            wanted += [module for file in _sources(path) for module in _imports(file)]
+            wanted += [module for source in _sources(path) for module in _imports(source)]
     return found
 
 

@@ -141,7 +141,8 @@ class Submission:
     def stopped_lines(self) -> list[str]:
         """Where the run stopped, and the update that was saved last, as far as this is known from here."""
         said = [line for line in self.logs().splitlines() if line.startswith("stopping after update ")]
-        lines = [f"{self.run}: {said[-1]}" if said else f"{self.run}: {self.state()} before any update"]
+        progress = self.progress()
+        lines = [f"{self.run}: {said[-1] if said else self.state() + (f', update {progress}' if progress else '')}"]
         if self.folder is not None:
             updates = CheckpointStore(self.folder.checkpoints).updates()
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
