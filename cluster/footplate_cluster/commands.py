@@ -56,7 +56,6 @@ def submit(
     job = load_job(recipe, [*(overrides or []), *given], debug=debug)
     cluster = _cluster(address, None, runs, allow_open)
     _require_shared(cluster, runs)
-    print(f"sending to {address_of(cluster)}:")
     sent = cluster.submit(job, name or cluster.free_name(Path(recipe).stem), send=send or (), say=print)
     _say_where(sent)
     if follow:
@@ -132,8 +131,9 @@ def follow_to_the_end(run: "Submission") -> None:
 def submit_resumption(run: str, runs: str, address: str, *, follow: bool, allow_open: bool) -> None:
     """`footplate resume RUN --address http://head:8265`."""
     cluster = _cluster(address, None, runs, allow_open)
-    print(f"sending to {address}:")
     sent = cluster.resume(run, say=print)
+    if not sent.is_active:
+        return
     _say_where(sent)
     if follow:
         follow_to_the_end(sent)
@@ -163,14 +163,10 @@ def _cluster(address: str | None, run: str | None, runs: str, allow_open: bool) 
     return Submissions(Dashboard(chosen, allow_open=allow_open), runs)
 
 
-def address_of(cluster: "Submissions") -> str:
-    return "" if cluster.dashboard is None else cluster.dashboard.address
-
-
 def _require_shared(cluster: "Submissions", runs: str) -> None:
     from footplate_cluster.dashboard import is_on_this_machine
 
-    if runs == RUNS and not is_on_this_machine(address_of(cluster)):
+    if runs == RUNS and cluster.dashboard is not None and not is_on_this_machine(cluster.dashboard.address):
         raise FootplateError("--runs: name a folder that every node of the cluster sees, such as --runs /shared/runs")
 
 

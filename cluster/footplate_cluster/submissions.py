@@ -74,6 +74,7 @@ class Submissions:
         share_of_a_worker(job, dashboard.nodes())
         self._refuse_taken(name)
         parcel = make_parcel(job, send)
+        say(f"sending to {dashboard.address}:")
         arguments = ["train", JOB_FILE, "--name", name, "--runs", self.runs]
         return self._send(name, arguments, self._working_dir(parcel, say), say)
 
@@ -92,6 +93,10 @@ class Submissions:
         before = self._before(run)
         if before.is_active:
             raise FootplateError(f"{run}: is {before.state()} already; `footplate logs {before.run} -f` follows it")
+        if before.state() == "finished":
+            say(f"{before.run}: finished already, nothing to do")
+            return before
+        say(f"sending to {dashboard.address}:")
         if (Path(before.path) / "job.yaml").is_file():
             job = read_job(Path(before.path) / "job.yaml").model_copy(update={"on": "ray", "address": "auto"})
             share_of_a_worker(job, dashboard.nodes())

@@ -90,7 +90,7 @@ def test_a_missing_module_of_the_user_s_is_a_line(here: Path) -> None:
             "broken.yaml": "task: own_broken.py",
         }
     )
-    with pytest.raises(FootplateError, match="task: unknown task 'own_nowhere.line'; choose one of"):
+    with pytest.raises(FootplateError, match=r"task: unknown task 'own_nowhere\.line'; choose one of"):
         load_job("line.yaml")
     with pytest.raises(FootplateError) as raised:
         load_job("broken.yaml")

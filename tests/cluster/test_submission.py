@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from footplate.cli import main
-from footplate.errors import FootplateError
+from footplate.errors import FootplateError, TrainingError
 from footplate_cluster.dashboard import Dashboard
 from footplate_cluster.submissions import Submissions
 
@@ -391,3 +391,38 @@ def test_a_run_that_failed_says_what_its_driver_said(head: StandIn, footplate: A
     assert footplate("logs", "odd", "--address", head.address)[1] == "error: corpus: is empty; fill it\n"
     _, output, _ = footplate("status", "odd", "--address", head.address)
     assert output.splitlines()[-1] == "  because     corpus: is empty; fill it"
+
+
+def test_following_a_run_that_fails_ends_with_its_driver_s_mistake(head: StandIn, footplate: Any) -> None:
+    head.add("odd", "FAILED", Path("/shared/runs"))
+    log = "Running entrypoint for job odd: python ...\n10 pairs\nerror: corpus: is empty; fill it\n"
+    head.answers["/api/jobs/odd/logs"] = (200, json.dumps({"logs": log}))
+    run = Submissions(Dashboard(head.address)).find("odd")
+    with pytest.raises(TrainingError) as raised:
+        run.follow()
+    assert str(raised.value) == "corpus: is empty; fill it"
+
+
+def test_what_is_not_seen_from_here_is_followed_by_its_log(
+    head: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.add("far", "RUNNING", Path("/shared/runs"))
+    run = Submissions(Dashboard(head.address)).find("far")
+    logs = iter(
+        [
+            "Running entrypoint for job far: python\nfirst\nsec",
+            "Running entrypoint for job far: python\nfirst\nsecond\n",
+        ]
+    )
+
+    def sleep(seconds: float) -> None:
+        head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": next(logs)}))
+        head.jobs[0]["status"] = "RUNNING" if "sec" not in told() else "SUCCEEDED"
+
+    def told() -> str:
+        return head.answers["/api/jobs/far/logs"][1]
+
+    monkeypatch.setattr("footplate_cluster.submission.time.sleep", sleep)
+    head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": "Runtime env is setting up.\n"}))
+    assert run.follow() == "finished"
+    assert capsys.readouterr().out == "first\nsecond\n"
