@@ -23,8 +23,8 @@ _STATES = {
     "SUCCEEDED": "finished",
     "FAILED": "failed",
 }
-_BEFORE_THE_DRIVER = re.compile(r"\A.*?^Running entrypoint for job [^\n]*\n", re.DOTALL | re.MULTILINE)
-"""What Ray writes into a job's log before the program's own lines."""
+_DRIVER_STARTS = re.compile(r"^Running entrypoint for job .*\n", re.MULTILINE)
+"""The last line that Ray writes into a job's log before the program's own."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,11 @@ class Submission:
     def logs(self) -> str:
         """What the run has printed so far; from log.txt in its folder where the cluster has forgotten it."""
         if self.dashboard is not None and self.job is not None:
-            return _BEFORE_THE_DRIVER.sub("", self.dashboard.logs(self.job.id))
+            text = self.dashboard.logs(self.job.id)
+            starts = _DRIVER_STARTS.search(text)
+            if starts is not None:
+                return text[starts.end() :]
+            return text if self.job.has_ended else ""
         if self.folder is None:
             raise FootplateError(f"{self.run}: the cluster has no log of it, and {self.path} is not seen from here")
         try:

@@ -406,23 +406,15 @@ def test_following_a_run_that_fails_ends_with_its_driver_s_mistake(head: StandIn
 def test_what_is_not_seen_from_here_is_followed_by_its_log(
     head: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head.add("far", "RUNNING", Path("/shared/runs"))
-    run = Submissions(Dashboard(head.address)).find("far")
-    logs = iter(
-        [
-            "Running entrypoint for job far: python\nfirst\nsec",
-            "Running entrypoint for job far: python\nfirst\nsecond\n",
-        ]
-    )
+    begin = "Runtime env is setting up.\nRunning entrypoint for job far: python\n"
+    seen = iter([("RUNNING", begin + "first\nsec"), ("SUCCEEDED", begin + "first\nsecond\n")])
 
-    def sleep(seconds: float) -> None:
-        head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": next(logs)}))
-        head.jobs[0]["status"] = "RUNNING" if "sec" not in told() else "SUCCEEDED"
+    def show(status: str, logs: str) -> None:
+        head.jobs[0]["status"] = status
+        head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": logs}))
 
-    def told() -> str:
-        return head.answers["/api/jobs/far/logs"][1]
-
-    monkeypatch.setattr("footplate_cluster.submission.time.sleep", sleep)
-    head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": "Runtime env is setting up.\n"}))
-    assert run.follow() == "finished"
+    head.add("far", "PENDING", Path("/shared/runs"))
+    show("PENDING", "Runtime env is setting up.\n")
+    monkeypatch.setattr("footplate_cluster.submission.time.sleep", lambda seconds: show(*next(seen)))
+    assert Submissions(Dashboard(head.address)).find("far").follow() == "finished"
     assert capsys.readouterr().out == "first\nsecond\n"
