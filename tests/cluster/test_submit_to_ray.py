@@ -1,27 +1,20 @@
 """From outside to a cluster and back: what is submitted trains as it would here, and stops, and goes on.
 
-The head has a token, its own ports and its own folder; it is started by `ray start` and ended with its process group.
+The head asks for a token, and has ports and a folder of its own (benchmarks/ray_head.py).
 """
 
-import os
-import secrets
 import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from kills import check_equal, kill_all_of
+from kills import check_equal
+from ray_head import ray_head
 
 from footplate.cli import main
-from footplate.errors import FootplateError
 from footplate.folder import RunFolder
-from footplate_cluster.dashboard import Dashboard
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,65 +23,10 @@ LONG = ["threads=1", "updates=600", "batch_tokens=64", "evaluate.every_updates=6
 LIFE_SECONDS = 300
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports below those from which the system, and Ray's workers, take theirs."""
-    found = []
-    for port in range(23100 + os.getpid() % 4000, 32000):
-        with socket.socket() as attempt, suppress(OSError):
-            attempt.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            break
-    return found
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The dashboard of a head that wants a token; `RAY_AUTH_TOKEN_PATH` holds it."""
-    folder = Path(tempfile.mkdtemp(prefix="fp-", dir="/tmp"))  # Ray's sockets need a short path
-    token = folder / "token"
-    token.write_text(secrets.token_hex(16))
-    token.chmod(0o600)
-    gcs, dashboard, client = free_ports(3)
-    python = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{python}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    del environment["PYTHONPATH"]  # what runs there came by submission
-    command = [python / "ray", "start", "--head", "--block", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
-    options = {"port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "temp-dir": folder}
-    options |= {"object-store-memory": 100_000_000, "dashboard-agent-listen-port": 0}
-    head = subprocess.Popen(
-        [*command, *(f"--{name}={value}" for name, value in options.items())],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-        monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-        try:
-            wait_for(f"http://127.0.0.1:{dashboard}", head)
-            yield f"http://127.0.0.1:{dashboard}"
-        finally:
-            kill_all_of(head)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(address: str, head: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + LIFE_SECONDS
-    while time.monotonic() < deadline and head.poll() is None:
-        with suppress(FootplateError):
-            if Dashboard(address).nodes():
-                return
-        time.sleep(0.5)
-    raise TimeoutError(f"the head at {address} did not come up")
+    with ray_head() as address:
+        yield address
 
 
 @pytest.fixture
