@@ -78,8 +78,18 @@ def _named(job: Job) -> list[str]:
     named = [Path(job.task).stem] if job.task.endswith(".py") else []
     if not named and job.task not in task_names():
         named = [job.task.partition(".")[0]]
-    texts = _texts(job.config.model_dump(mode="json"))
-    return named + [text.partition(":")[0].partition(".")[0] for text in texts if _DOTTED.fullmatch(text)]
+    texts = [text for text in _texts(job.config.model_dump(mode="json")) if _DOTTED.fullmatch(text)]
+    modules = [text.partition(":")[0] if ":" in text else text.rpartition(".")[0] for text in texts]
+    return named + [module.partition(".")[0] for module in modules if _is_a_file(module)]
+
+
+def _is_a_file(module: str) -> bool:
+    """Whether there is such a module: `data.en` is a file's name, though a folder `data` could be imported."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -58,6 +58,11 @@ def make_parcel(job: Job, send: Sequence[Path] = ()) -> Parcel:
         paths |= _files(here / inside, inside.as_posix(), Ignored(here))
     job = as_sent(job)
     _refuse_hiding(paths)
+    total = sum(path.stat().st_size for path in paths.values())
+    if total > LARGEST_BYTES:
+        raise FootplateError(
+            f"--send: {size(total)} are too much for the cluster's head; put data where every node sees it"
+        )
     files: dict[str, bytes] = {}
     for name, path in sorted(paths.items()):
         _refuse_secret_name(name, path)
@@ -69,11 +74,6 @@ def make_parcel(job: Job, send: Sequence[Path] = ()) -> Parcel:
                 f"{paths.get(name, name)}: holds a key, which whoever reaches the cluster could read; "
                 "give it to the cluster by a file or its own environment"
             )
-    total = sum(map(len, files.values()))
-    if total > LARGEST_BYTES:
-        raise FootplateError(
-            f"--send: {size(total)} are too much for the cluster's head; put data where every node sees it"
-        )
     return Parcel(job, files, pack(files))
 
 

@@ -76,6 +76,12 @@ def test_an_environment_by_its_dotted_name_goes_along(here: Path) -> None:
     assert set(make_parcel(job).files) == {JOB_FILE, "mazes.py"}
 
 
+def test_a_string_that_only_looks_like_a_module_takes_no_folder_along(here: Path) -> None:
+    write({"data/train.txt": "much", "mazes.py": MAZE})
+    job = load_job("catch-paac", ["environment={kind: own, name: mazes.Maze, arguments: {file: data.train}}"])
+    assert set(make_parcel(job).files) == {JOB_FILE, "mazes.py"}
+
+
 def test_a_dotted_task_below_the_working_directory_goes_with_its_package(here: Path) -> None:
     write({"own_tasks/__init__.py": "", "own_tasks/line.py": LINE_TASK, "line.yaml": "task: own_tasks.line"})
     job = load_job("line.yaml")

@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert footplate("resume", "cut", *last, "--follow") == 0
     assert "cut: finished after 600 updates" in capsys.readouterr().out
     assert footplate("train", "copy-transformer", *LONG, "--name", "through") == 0
-    weights = [here / "runs" / name / "checkpoints" / "00600" / "model.safetensors" for name in ("cut", "through")]
+    weights = [here / "runs" / name / "checkpoints" / "000600" / "model.safetensors" for name in ("cut", "through")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
