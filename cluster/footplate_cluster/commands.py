@@ -39,7 +39,7 @@ def submit(
     address: Address = None,
     name: Annotated[str | None, typer.Option(help="the run's name; the recipe's, numbered, if none is given")] = None,
     runs: Runs = RUNS,
-    workers: Annotated[int | None, typer.Option(help="how many workers share each update's batch")] = None,
+    workers: Annotated[str | None, typer.Option(help="how many workers share each update's batch")] = None,
     device: Device = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="a few updates, deterministic, with anomaly detection")
