@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 from ray_head import ray_head
 from report import machine, replace_block
 
@@ -71,13 +71,14 @@ def bare_seconds(address: str, folder: Path) -> float:
 def submission_seconds(address: str, folder: Path) -> dict[str, float]:
     """The stages of a submission, each by its name, in their order."""
     known = set(folder.glob("runs/*"))
+    running = drivers()
     began = time.time()
     child = subprocess.run(
         [sys.executable, "-c", SUBMIT, address, *RECIPE], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
     )
     stamps = json.loads(child.stdout.splitlines()[-1])
     wheel = stamps.pop("wheel") - stamps["sent"]
-    stamps["driver"] = _driver_started(stamps["sent"])
+    stamps["driver"] = _driver_started(running)
     while not (new := set(folder.glob("runs/*/submission.json"))) or all(path.parent in known for path in new):
         time.sleep(0.01)
     run = next(path.parent for path in new if path.parent not in known)
@@ -102,15 +103,25 @@ def submission_seconds(address: str, folder: Path) -> dict[str, float]:
     return stages | {WHEEL: wheel}
 
 
-def _driver_started(sent: float) -> float:
+def _driver_started(known: set[str]) -> float:
+    """When a driver was first seen that was not among the known ones."""
     deadline = time.time() + WAIT_SECONDS
-    while time.time() < deadline:
-        for process in psutil.process_iter(["cmdline", "create_time"]):
-            command = process.info["cmdline"] or []
-            if "footplate.job.yaml" in command and process.info["create_time"] > sent - 5:
-                return max(sent, float(process.info["create_time"]))
+    while not drivers() - known:
+        if time.time() > deadline:
+            raise TimeoutError("the driver did not start")
         time.sleep(0.02)
-    raise TimeoutError("the driver did not start")
+    return time.time()
+
+
+def drivers() -> set[str]:
+    """The processes that run a submission."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"footplate.job.yaml" in words and b"-m" in words:
+                found.add(path.parent.name)
+    return found
 
 
 def _wait_for(path: Path) -> float:

@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever els
 import ray
 
 from footplate.errors import FootplateError
-from footplate_cluster.authentication import token_of_this_machine
+from footplate_cluster.authentication import find_token, token_of_this_machine
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -42,11 +42,8 @@ def connected(address: str | None) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 configure_logging=True,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FootplateError(
-            f"--address {address}: no Ray cluster answers there ({what}); start one with `ray start --head`"
-        ) from error
+    except Exception as error:  # Ray raises bare Exceptions too
+        raise _not_connected(address, error) from error
     finally:
         _restore_debugger(debugger)
         _restore_sigterm(on_sigterm)
@@ -61,6 +58,18 @@ def _restore_debugger(debugger: str | None) -> None:
     os.environ.pop("PYTHONBREAKPOINT", None)
     if debugger is not None:
         os.environ["PYTHONBREAKPOINT"] = debugger
+
+
+def _not_connected(address: str | None, error: Exception) -> FootplateError:
+    what = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if address in (None, "local"):
+        return FootplateError(f"--on ray: Ray did not start on this machine ({what}); try again, or train without it")
+    token = find_token()
+    refusal = "asks for a token" if token is None else f"refuses the token in {token.source}"
+    return FootplateError(
+        f"--address {address}: no Ray cluster answers there, or it {refusal} ({what}); start one with "
+        "`ray start --head`, or put its token into ~/.ray/auth_token"
+    )
 
 
 def _restore_sigterm(handler: Any) -> None:
