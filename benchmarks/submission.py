@@ -29,9 +29,10 @@ import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 ray.init(address="auto", log_to_driver=False)
+folder = sys.argv[1]
 def note():
-    Path(sys.argv[1], "entered").write_text(str(time.time()))
-TorchTrainer(note, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=sys.argv[1])).fit()
+    Path(folder, "entered").write_text(str(time.time()))
+TorchTrainer(note, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=folder)).fit()
 """
 SUBMIT = """
 import json, sys, time
@@ -125,7 +126,7 @@ def drivers() -> set[str]:
 
 
 def _wait_for(path: Path) -> float:
-    """When the file was first seen to hold something."""
+    """When the file was first seen to hold something. Raises TimeoutError."""
     deadline = time.time() + WAIT_SECONDS
     while not (path.is_file() and path.stat().st_size):
         if time.time() > deadline:

@@ -418,3 +418,11 @@ def test_what_is_not_seen_from_here_is_followed_by_its_log(
     monkeypatch.setattr("footplate_cluster.submission.time.sleep", lambda seconds: show(*next(seen)))
     assert Submissions(Dashboard(head.address)).find("far").follow() == "finished"
     assert capsys.readouterr().out == "first\nsecond\n"
+
+
+def test_what_is_for_submitted_runs_alone_is_refused_otherwise(footplate: Any) -> None:
+    assert footplate("resume", "x", "--follow") == (
+        2,
+        "",
+        "error: resume: --follow and --allow-open are for a run that is submitted; add --address http://...\n",
+    )
