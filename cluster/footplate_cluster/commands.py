@@ -154,10 +154,15 @@ def _found(run: str, address: str | None, runs: str, allow_open: bool) -> "Submi
 
 
 def _cluster(address: str | None, run: str | None, runs: str, allow_open: bool) -> "Submissions":
-    from footplate_cluster.dashboard import Dashboard, chosen_address
+    from footplate_cluster.dashboard import Dashboard, chosen_address, is_on_this_machine
     from footplate_cluster.submissions import NO_ADDRESS, Submissions, recorded_address
 
-    chosen = chosen_address(address) or recorded_address(run, Path(runs))
+    chosen = chosen_address(address)
+    if chosen is None and run is not None:
+        chosen = recorded_address(run, Path(runs))
+        if chosen is not None and not is_on_this_machine(chosen):
+            # Whoever wrote the folder would get the token.
+            raise FootplateError(f"--address: {run} says {chosen}; if you trust that, give it or set RAY_ADDRESS")
     if chosen is None:
         raise FootplateError(NO_ADDRESS)
     return Submissions(Dashboard(chosen, allow_open=allow_open), runs)

@@ -202,10 +202,7 @@ class Submissions:
         return self.dashboard
 
 
-def recorded_address(run: str | None, runs: Path) -> str | None:
-    """The cluster that a run, or the newest one, was submitted to, as far as the run folders seen from here tell."""
-    folders = [runs / run, Path(run)] if run is not None else []
-    if run is None:
-        records = sorted(runs.glob("*/submission.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        folders = [record.parent for record in records]
-    return next((found.address for folder in folders if (found := read_submitted(folder)) is not None), None)
+def recorded_address(run: str, runs: Path) -> str | None:
+    """The cluster that a run was submitted to, as far as a run folder seen from here tells."""
+    found = (read_submitted(folder) for folder in (runs / run, Path(run)))
+    return next((submitted.address for submitted in found if submitted is not None), None)

@@ -376,7 +376,14 @@ def test_a_run_that_the_cluster_forgot_is_known_by_its_folder(head: StandIn, foo
     code, output, _ = footplate("status", "old")  # the folder tells the address too
     assert (code, output.splitlines()) == (0, ["old: stopped, update 7/9", f"  run folder  {folder}"])
     assert footplate("logs", "old")[1] == "2026-01-31 12:00:00 said\n"
-    assert "old" in footplate("jobs")[1]
+    assert "old" in footplate("jobs", "--address", head.address)[1]
+
+    (folder / "submission.json").write_text(json.dumps(record | {"address": "http://evil.example"}))
+    code, output, errors = footplate("status", "old")  # who gets the token is for the user to say
+    assert (code, output.splitlines()[0]) == (0, "old: stopped, update 7/9")
+    assert errors == (
+        "warning: --address: old says http://evil.example; if you trust that, give it or set RAY_ADDRESS\n"
+    )
 
     (folder / "submission.json").write_text(json.dumps(record | {"address": "http://127.0.0.1:1"}))
     code, output, errors = footplate("status", "old")  # the head is gone altogether
