@@ -12,6 +12,8 @@ from typing import Any
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever else runs would starve the training
+# What Ray says about workers and machines that died, at length, on the driver's screen: a line of our own tells it.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 import ray
 
@@ -63,7 +65,9 @@ def _restore_debugger(debugger: str | None) -> None:
 def _not_connected(address: str | None, error: Exception) -> FootplateError:
     what = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if address in (None, "local"):
-        return FootplateError(f"--on ray: Ray did not start on this machine ({what}); try again, or train without it")
+        return FootplateError(
+            f"Ray did not start on this machine ({what}); try again when it has memory and processors to spare"
+        )
     token = find_token()
     refusal = "asks for a token" if token is None else f"refuses the token in {token.source}"
     return FootplateError(

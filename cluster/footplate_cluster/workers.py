@@ -1,6 +1,7 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
     job = job_from_yaml(config["job"])
     folder = RunFolder(Path(config["folder"]))
+    sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     if not folder.job.is_file():
         raise FootplateError(
             f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
