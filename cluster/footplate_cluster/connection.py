@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,7 +18,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 import ray
 
 from footplate.errors import FootplateError
-from footplate.job import Job
+from footplate_cluster.authentication import find_token, token_of_this_machine
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -31,25 +34,21 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     debugger = os.environ.get("PYTHONBREAKPOINT")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address in (None, "local") else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
-    except Exception as error:  # of a start that takes too long Ray says so with a bare Exception
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if address in (None, "local"):
-            raise FootplateError(
-                f"Ray did not start on this machine ({what}); try again when it has memory and processors to spare"
-            ) from error
-        raise FootplateError(
-            f"--address {address}: no Ray cluster answers there ({what}); start one with `ray start --head`"
-        ) from error
+        with token_of_this_machine() if address in (None, "local") else nullcontext():
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address in (None, "local") else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+    except Exception as error:  # Ray raises bare Exceptions too
+        raise _not_connected(address, error) from error
     finally:
         _restore_debugger(debugger)
+        _restore_sigterm(on_sigterm)
     try:
         yield
     finally:
@@ -63,6 +62,26 @@ def _restore_debugger(debugger: str | None) -> None:
         os.environ["PYTHONBREAKPOINT"] = debugger
 
 
+def _not_connected(address: str | None, error: Exception) -> FootplateError:
+    what = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if address in (None, "local"):
+        return FootplateError(
+            f"Ray did not start on this machine ({what}); try again when it has memory and processors to spare"
+        )
+    token = find_token()
+    refusal = "asks for a token" if token is None else f"refuses the token in {token.source}"
+    return FootplateError(
+        f"--address {address}: no Ray cluster answers there, or it {refusal} ({what}); start one with "
+        "`ray start --head`, or put its token into ~/.ray/auth_token"
+    )
+
+
+def _restore_sigterm(handler: Any) -> None:
+    """Ray ends a driver at once on SIGTERM, which is how `ray job stop` asks; whoever saves first has a handler."""
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _check_address(address: str | None) -> None:
     if address is None:
         return
@@ -73,7 +92,8 @@ def _check_address(address: str | None) -> None:
         )
     if address.startswith(("http://", "https://")):
         raise FootplateError(
-            f"--address {address}: that is the address of Ray's dashboard; to train give host:6379 or auto"
+            f"--address {address}: that is the address of Ray's dashboard; to train give host:6379 or auto, "
+            "to send the job there use `footplate submit`"
         )
     if address in ("auto", "local"):
         return
@@ -91,28 +111,6 @@ def _check_address(address: str | None) -> None:
         ) from error
 
 
-def share_of_a_worker(job: Job) -> dict[str, float]:
-    """The resources that each worker reserves. Raises FootplateError at once where the cluster does not have them."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = job.resources.workers
-    gpus = job.resources.gpus_per_worker
-    if gpus == 0 and (job.device == "cuda" or (job.device == "auto" and total.get("GPU", 0) >= workers)):
-        gpus = 1
-    share: dict[str, float] = {"CPU": job.resources.cpus_per_worker, "GPU": gpus}
-    for kind, amount in share.items():
-        needed = workers * amount
-        if needed > (there := total.get(kind, 0)):
-            raise FootplateError(
-                f"resources: {workers} x {amount:g} {kind} = {needed:g} {kind} are needed, the cluster has {there:g}; "
-                f"ask for fewer with --workers or resources.{kind.lower()}s_per_worker"
-            )
-    share = {kind: amount for kind, amount in share.items() if amount}
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(int(min(node.get(kind, 0) // amount for kind, amount in share.items())) for node in nodes)
-    if room < workers:
-        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
-        raise FootplateError(
-            f"resources: the cluster's nodes have room for {room} workers of {wanted} each, and {workers} are needed; "
-            "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
-        )
-    return share
+def nodes() -> list[dict[str, float]]:
+    """The resources of each living node of the cluster that this process is connected to."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

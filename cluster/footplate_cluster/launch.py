@@ -18,7 +18,9 @@ from footplate.job import Job
 from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
-from footplate_cluster.connection import connected, share_of_a_worker
+from footplate_cluster.connection import connected, nodes
+from footplate_cluster.resources import share_of_a_worker
+from footplate_cluster.submitted import record_submission
 from footplate_cluster.workers import train_worker
 
 
@@ -29,6 +31,7 @@ def launch(job: Job, folder: RunFolder) -> None:
     Raises TrainingError where a worker failed, FootplateError where the cluster cannot run the job.
     """
     folder.forget_stop()
+    record_submission(folder)
     scratch = folder.path / "ray"
     with (
         stop_on_signals() as stop_requested,
@@ -75,7 +78,7 @@ class _Fitting(threading.Thread):
         self._job = job
         self._folder = folder
         self._scratch = scratch
-        self._share = share_of_a_worker(job)
+        self._share = share_of_a_worker(job, nodes())
 
     def run(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

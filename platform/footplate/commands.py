@@ -63,22 +63,44 @@ def train(
     _say_what_next(folder.refreshed())
 
 
-def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
+def resume(
+    run: Run,
+    runs: Runs = DEFAULT_RUNS,
+    address: Annotated[
+        str | None, typer.Option(help="go on on this Ray cluster: local, auto, host:6379; http://head:8265 submits it")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="when submitted: show it until it ends")] = False,
+    allow_open: Annotated[
+        bool, typer.Option("--allow-open", help="when submitted: also to a cluster that asks for no token")
+    ] = False,
+) -> None:
     """Go on with a run or a sweep that was stopped or killed, from its newest checkpoints, as if nothing had been."""
     from footplate.folder import open_run
-    from footplate.job import read_job
-    from footplate.launch import launch
+    from footplate.job import load_job, read_job
+    from footplate.launch import find_submitter, launch
     from footplate.sweeps.folder import find_sweep_folder
     from footplate.sweeps.launch import resume_sweep
 
+    if address is not None and address.startswith(("http://", "https://")):
+        find_submitter()(run, str(runs), address, follow=follow, allow_open=allow_open)
+        return
+    if follow or allow_open:
+        raise FootplateError(
+            "resume: --follow and --allow-open are for a run that is submitted; add --address http://..."
+        )
     if (sweep := find_sweep_folder(run, runs)) is not None:
+        if address is not None:
+            raise FootplateError("resume: --address is for a run; a sweep goes on where its file says")
         resume_sweep(sweep)
         return
     folder = open_run(run, runs)
     if folder.read_status()["state"] == "finished":
         print(f"{folder.name}: finished already, nothing to do")
         return
-    launch(read_job(folder.job), folder)
+    launch(
+        read_job(folder.job) if address is None else load_job(folder.job, ["on=ray", f"address={address}"]).settled(),
+        folder,
+    )
     _say_what_next(folder.refreshed())
 
 

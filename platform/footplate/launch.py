@@ -38,6 +38,19 @@ def find_launcher(job: Job) -> Launcher:
     raise FootplateError(f"on: {job.on}: no installed package offers this launcher; use on=here")
 
 
+class Submitter(Protocol):
+    """Send the resumption of a run to a cluster elsewhere."""
+
+    def __call__(self, run: str, runs: str, address: str, *, follow: bool, allow_open: bool) -> None: ...
+
+
+def find_submitter() -> Submitter:
+    """What submits to a cluster, from the entry points `footplate.submitters`. Raises FootplateError without any."""
+    for entry in entry_points(group="footplate.submitters"):
+        return cast(Submitter, entry.load().submit_resumption)
+    raise FootplateError("--address: no installed package submits to a cluster; give auto or host:6379")
+
+
 def _refuse_what_only_a_cluster_has(job: Job) -> None:
     if job.resources.workers > 1:
         count = job.resources.workers

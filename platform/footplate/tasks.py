@@ -83,9 +83,18 @@ def debug_overrides(task: Task) -> Mapping[str, object]:
     return cast(Mapping[str, object], getattr(task, "DEBUG_OVERRIDES", {}))
 
 
+def look_here() -> None:
+    """Let a dotted module be found below the working directory too, after all that is installed."""
+    here = str(Path.cwd())
+    if "" not in sys.path and here not in sys.path:
+        sys.path.append(here)
+
+
 def _load_module(name: str) -> ModuleType:
     module_name = next((entry.value for entry in entry_points(group=GROUP) if entry.name == name), name)
     if all(part.isidentifier() for part in module_name.split(".")):
+        if module_name == name:
+            look_here()
         try:
             return import_module(module_name)
         except ModuleNotFoundError as error:

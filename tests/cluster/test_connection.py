@@ -16,7 +16,8 @@ from footplate_cluster.connection import connected
         ),
         (
             "http://head:8265",
-            "--address http://head:8265: that is the address of Ray's dashboard; to train give host:6379 or auto",
+            "--address http://head:8265: that is the address of Ray's dashboard; to train give host:6379 or auto, "
+            "to send the job there use `footplate submit`",
         ),
         ("nonsense", "--address nonsense: is no address of a cluster; give host:6379, auto or local"),
         (

@@ -22,6 +22,7 @@ from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
+from footplate_cluster.authentication import find_token
 
 pytestmark = pytest.mark.ray
 
@@ -127,6 +128,14 @@ def test_a_run_survives_the_death_of_a_worker_and_of_its_driver(cluster: None, t
 
 def test_breakpoint_in_this_process_stays_what_it_was(cluster: None) -> None:
     assert os.environ.get("PYTHONBREAKPOINT") == DEBUGGER
+
+
+def test_a_cluster_that_is_started_here_asks_for_a_token_that_only_this_user_reads(cluster: None) -> None:
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    token = find_token()
+    assert token is not None
+    if Path(token.source).is_file():
+        assert Path(token.source).stat().st_mode & 0o077 == 0
 
 
 def test_what_the_cluster_does_not_have_is_refused_at_once(cluster: None, tmp_path: Path) -> None:

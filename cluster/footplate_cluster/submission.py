@@ -1,0 +1,162 @@
+"""One run that was submitted to a cluster: its state, what it prints, following and stopping it."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from footplate.checkpoint import CheckpointStore
+from footplate.errors import FootplateError, TrainingError
+from footplate.folder import RunFolder
+from footplate.job import read_job
+from footplate.tracking.console import Console
+from footplate.tracking.follow import follow
+from footplate_cluster.dashboard import Dashboard, RayJob
+from footplate_cluster.submitted import read_submitted
+
+SECONDS_BETWEEN_LOOKS = 1.0
+_STATES = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "STOPPED": "stopped",
+    "SUCCEEDED": "finished",
+    "FAILED": "failed",
+}
+_DRIVER_STARTS = re.compile(r"^Running entrypoint for job .*\n", re.MULTILINE)
+"""The last line that Ray writes into a job's log before the program's own."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run by name; `job` is None once the cluster has forgotten it, `dashboard` where nobody answers."""
+
+    run: str
+    path: str
+    dashboard: Dashboard | None
+    job: RayJob | None
+
+    @property
+    def folder(self) -> RunFolder | None:
+        """The run's folder; None where it is not seen from this machine, or has not been begun."""
+        found = read_submitted(Path(self.path))
+        if found is None or (self.job is not None and found.submission_id != self.job.id):
+            return None
+        return RunFolder(Path(self.path))
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.job is not None and not self.job.has_ended
+
+    def state(self) -> str:
+        """waiting, running, finished, stopped, failed or killed."""
+        folder = self.folder
+        if self.job is None or (self.job.has_ended and folder is not None):
+            state = "unknown" if folder is None else str(folder.read_status()["state"])
+            if state != "unknown" or self.job is None:
+                return state
+        return _STATES.get(self.job.status, self.job.status.lower())
+
+    def progress(self) -> str:
+        """Updates made of all, or nothing where the folder is not seen from here."""
+        folder = self.folder
+        status = {} if folder is None else folder.read_status()
+        return f"{status['update']}/{status['updates']}" if "updates" in status else ""
+
+    def refreshed(self) -> "Submission":
+        """The same run as the cluster knows it now."""
+        if self.dashboard is None or self.job is None:
+            return self
+        return replace(self, job=self.dashboard.job(self.job.id))
+
+    def logs(self) -> str:
+        """What the run has printed so far; from log.txt in its folder where the cluster has forgotten it."""
+        if self.dashboard is not None and self.job is not None:
+            text = self.dashboard.logs(self.job.id)
+            starts = _DRIVER_STARTS.search(text)
+            if starts is not None:
+                return text[starts.end() :]
+            return text if self.job.has_ended else ""
+        if self.folder is None:
+            raise FootplateError(f"{self.run}: the cluster has no log of it, and {self.path} is not seen from here")
+        try:
+            return self.folder.log.read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def follow(self) -> str:
+        """Show the run in this terminal as `train` does, until it ends; returns the state that it ends in.
+
+        By its folder where that is seen from here, else by what its driver prints. Raises TrainingError where it fails.
+        """
+        current = self
+        shown = 0
+        while current.is_active:
+            shown = _print_new(current.logs(), shown) if current.folder is None else shown
+            if (folder := current.folder) is not None and not shown:
+                current = self._follow_folder(folder)
+                break
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            current = current.refreshed()
+        if shown:
+            _print_new(current.logs(), shown)
+        state = current.state()
+        if state in ("failed", "killed"):
+            raise current.failure()
+        return state
+
+    def _follow_folder(self, folder: RunFolder) -> "Submission":
+        current = [self.refreshed()]
+        looked = [time.monotonic()]
+
+        def done() -> bool:
+            if time.monotonic() - looked[0] >= SECONDS_BETWEEN_LOOKS:
+                current[0], looked[0] = current[0].refreshed(), time.monotonic()
+            return not current[0].is_active
+
+        job = read_job(folder.job)
+        first = (job.best.metric,) if job.best is not None else ()
+        follow(folder, Console(job.updates, folder.name, first=first), done)
+        return current[0]
+
+    def failure(self) -> FootplateError:
+        """Why it failed: its driver's own line for a mistake, else the last thing that is known."""
+        said = [line.removeprefix("error: ") for line in self.logs().splitlines() if line.startswith("error: ")]
+        if said:
+            return TrainingError("\n".join(said))
+        reason = (self.job.message.strip().splitlines() or ["no reason given"])[0] if self.job is not None else ""
+        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.run}` shows more")
+
+    def stop(self, say: Callable[[str], None] = print) -> "Submission":
+        """Ask the run to save and end, wait until it has, and say where it stopped."""
+        if self.dashboard is None or self.job is None or self.job.has_ended:
+            raise FootplateError(f"{self.run}: does not run, it is {self.state()}; nothing was stopped")
+        self.dashboard.stop(self.job.id)
+        say(f"{self.run}: asked to save and end after this update or evaluation")
+        current = self.refreshed()
+        while current.is_active:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            current = current.refreshed()
+        for line in current.stopped_lines():
+            say(line)
+        return current
+
+    def stopped_lines(self) -> list[str]:
+        """Where the run stopped, and the update that was saved last, as far as this is known from here."""
+        said = [line for line in self.logs().splitlines() if line.startswith("stopping after update ")]
+        progress = self.progress()
+        lines = [f"{self.run}: {said[-1] if said else self.state() + (f', update {progress}' if progress else '')}"]
+        if self.folder is not None:
+            updates = CheckpointStore(self.folder.checkpoints).updates()
+            lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
+        address = "" if self.dashboard is None else f" --address {self.dashboard.address}"
+        return [*lines, f"  go on       footplate resume {self.run}{address}"]
+
+
+def _print_new(text: str, shown: int) -> int:
+    """Print the complete lines beyond those that were shown; returns how many characters have been."""
+    end = text.rfind("\n") + 1
+    if end > shown:
+        print(text[shown:end], end="", flush=True)
+    return max(end, shown)

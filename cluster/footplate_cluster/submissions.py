@@ -1,0 +1,208 @@
+"""Sending runs to a cluster, and finding them again by name.
+
+cluster = Submissions(Dashboard("http://head:8265"), runs="/shared/runs")
+run = cluster.submit(load_job("scan-transformer", ["seed=2"]), "second")
+run.follow()
+cluster.find("second").stop()
+cluster.resume("second")
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from footplate.errors import FootplateError
+from footplate.folder import open_run
+from footplate.job import Job, read_job
+from footplate_cluster.dashboard import Dashboard, RayJob
+from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
+from footplate_cluster.resources import share_of_a_worker
+from footplate_cluster.submission import Submission
+from footplate_cluster.submitted import ENVIRONMENT, Submitted, read_submitted
+from footplate_cluster.wheel import footplate_wheel
+
+NO_ADDRESS = "--address: which cluster? give the address of its dashboard, such as http://head:8265, or set RAY_ADDRESS"
+SECONDS_TO_STOP = 3600
+"""How long a driver may take to end after `stop`: an update or a whole evaluation, and a checkpoint; Ray gives it 3."""
+_RUN, _RUNS = "footplate_run", "footplate_runs"
+
+
+class Submissions:
+    """The runs of one cluster, in one folder of runs that every node sees."""
+
+    def __init__(self, dashboard: Dashboard | None, runs: str = "runs") -> None:
+        """Without a dashboard, what the run folders tell."""
+        self.dashboard = dashboard
+        self.runs = runs if "://" in runs else str(Path(runs).absolute())
+
+    def all(self) -> list[Submission]:
+        """Every run that the cluster or the folder of runs knows as submitted, the oldest first."""
+        found = {(s.run, s.path): s for s in map(self._known, self._jobs())}  # the last submission of a run counts
+        for record in sorted(Path(self.runs).glob("*/submission.json"), key=lambda path: path.stat().st_mtime):
+            name, path = record.parent.name, str(record.parent)
+            found.setdefault((name, path), Submission(name, path, self.dashboard, None))
+        return list(found.values())
+
+    def find(self, run: str) -> Submission:
+        """A run by its name, or by the path of its folder. Raises FootplateError where nobody knows it."""
+        name = PurePath(run).name
+        known = [submission for submission in self.all() if submission.run == name]
+        # The same name may exist in several folders of runs.
+        exact = [submission for submission in known if submission.path in (f"{self.runs}/{name}", run)]
+        if not (exact or known):
+            where = self.runs if self.dashboard is None else f"{self.dashboard.address} or {self.runs}"
+            raise FootplateError(
+                f"{run}: no such run was submitted, says {where}; `footplate jobs` lists those that were"
+            )
+        return (exact or known)[-1]
+
+    def submit(
+        self,
+        job: Job,
+        name: str,
+        *,
+        send: Sequence[Path] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Submission:
+        """Check the job, its resources and its files, then send it; `say` is told what is sent.
+
+        Raises FootplateError, before anything is sent, where the cluster cannot run it or the name is taken.
+        """
+        job = job.model_copy(update={"on": "ray", "address": "auto"}).settled()
+        dashboard = self._reached()
+        share_of_a_worker(job, dashboard.nodes())
+        self._refuse_taken(name)
+        parcel = make_parcel(job, send)
+        say(f"sending to {dashboard.address}:")
+        arguments = ["train", JOB_FILE, "--name", name, "--runs", self.runs]
+        return self._send(name, arguments, self._working_dir(parcel, say), say)
+
+    def resume(
+        self,
+        run: str,
+        *,
+        send: Sequence[Path] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Submission:
+        """Send the resumption of a run from its newest checkpoint, with the user's modules as they are here now.
+
+        Where its folder is not seen from here, with those that were sent before.
+        """
+        dashboard = self._reached()
+        before = self._before(run)
+        if before.is_active:
+            raise FootplateError(f"{run}: is {before.state()} already; `footplate logs {before.run} -f` follows it")
+        if before.state() == "finished":
+            say(f"{before.run}: finished already, nothing to do")
+            return before
+        say(f"sending to {dashboard.address}:")
+        if (Path(before.path) / "job.yaml").is_file():
+            job = read_job(Path(before.path) / "job.yaml").model_copy(update={"on": "ray", "address": "auto"})
+            share_of_a_worker(job, dashboard.nodes())
+            sent: str | None = self._working_dir(make_parcel(job, send), say)
+        else:
+            sent = self._sent_before(before)
+        return self._send(before.run, ["resume", before.path, "--address", "auto"], sent, say)
+
+    def free_name(self, recipe: str) -> str:
+        """The recipe's name, with the first number that is free."""
+        for number in range(1, 10_000):
+            name = recipe if number == 1 else f"{recipe}-{number}"
+            if not self._is_taken(name):
+                return name
+        raise FootplateError(f"--name: {recipe} is taken ten thousand times; choose a name")
+
+    def _before(self, run: str) -> Submission:
+        """A run that was submitted, or one that was trained otherwise and whose folder is seen from here."""
+        try:
+            return self.find(run)
+        except FootplateError:
+            folder = open_run(run, Path(self.runs))
+            return Submission(folder.name, str(folder.path), self.dashboard, None)
+
+    def _sent_before(self, before: Submission) -> str | None:
+        """What an earlier submission of this run uploaded, if it is still there."""
+        uri = before.job.working_dir if before.job is not None else None
+        if uri is not None and not self._reached().has_package(uri.removeprefix("gcs://")):
+            raise FootplateError(
+                f"{before.run}: the cluster has lost its modules, and {before.path} is not seen from here; "
+                "resume it from a machine that sees the run folder"
+            )
+        return uri
+
+    def _send(self, name: str, arguments: list[str], working_dir: str | None, say: Callable[[str], None]) -> Submission:
+        dashboard = self._reached()
+        wheel = footplate_wheel()
+        say(
+            f"  footplate ({wheel.files} files, {size(len(wheel.content))}{self._upload(wheel.package, wheel.content)})"
+        )
+        attempt = 1 + sum(job.metadata.get(_RUN) == name for job in dashboard.jobs())
+        submission_id = name if attempt == 1 else f"{name}.{attempt}"
+        variables = {
+            "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP),
+            ENVIRONMENT: Submitted(dashboard.address, submission_id).to_json(),
+        }
+        runtime_env: dict[str, Any] = {"py_modules": [f"gcs://{wheel.package}"], "env_vars": variables}
+        if working_dir is not None:
+            runtime_env["working_dir"] = working_dir
+        entrypoint = shlex.join(["python", "-m", "footplate", *arguments])
+        path = arguments[1] if arguments[0] == "resume" else f"{self.runs}/{name}"
+        metadata = {_RUN: name, _RUNS: path.rpartition("/")[0]}
+        dashboard.submit(submission_id, entrypoint, runtime_env, metadata)
+        return Submission(name, path, dashboard, dashboard.job(submission_id))
+
+    def _working_dir(self, parcel: Parcel, say: Callable[[str], None]) -> str:
+        for line in parcel.lines():
+            say(f"  {line}")
+        self._upload(parcel.archive.package, parcel.archive.content)
+        return f"gcs://{parcel.archive.package}"
+
+    def _upload(self, package: str, content: bytes) -> str:
+        """Send what the cluster does not have; returns what there is to say about it."""
+        dashboard = self._reached()
+        if dashboard.has_package(package):
+            return ", there already"
+        dashboard.upload(package, content)
+        return ""
+
+    def _refuse_taken(self, name: str) -> None:
+        if PurePath(name).name != name or name in {"", ".."} or not name.isprintable():
+            raise FootplateError(
+                f"--name: {name!r} is not a plain folder name; choose one without slashes or control characters"
+            )
+        if self._is_taken(name):
+            raise FootplateError(
+                f"{self.runs}/{name}: a run of this name exists; choose another --name, or "
+                f"`footplate resume {name} --address {self._reached().address}`"
+            )
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether the folder is seen from here, or the cluster knows of a run there that may have begun.
+
+        One that failed or was stopped without a folder has freed its name again; where the folder is not seen from
+        here, the driver finds out.
+        """
+        if (Path(self.runs) / name).exists():
+            return True
+        known = [job for job in self._jobs() if job.metadata[_RUN] == name and job.metadata.get(_RUNS) == self.runs]
+        return any(not job.has_ended or job.status == "SUCCEEDED" for job in known)
+
+    def _jobs(self) -> list[RayJob]:
+        jobs = [] if self.dashboard is None else self.dashboard.jobs()
+        return [job for job in jobs if _RUN in job.metadata]
+
+    def _known(self, job: RayJob) -> Submission:
+        run = job.metadata[_RUN]
+        return Submission(run, f"{job.metadata.get(_RUNS, self.runs)}/{run}", self.dashboard, job)
+
+    def _reached(self) -> Dashboard:
+        if self.dashboard is None:
+            raise FootplateError(NO_ADDRESS)
+        return self.dashboard
+
+
+def recorded_address(run: str, runs: Path) -> str | None:
+    """The cluster that a run was submitted to, as far as a run folder seen from here tells."""
+    found = (read_submitted(folder) for folder in (runs / run, Path(run)))
+    return next((submitted.address for submitted in found if submitted is not None), None)
