@@ -9,6 +9,8 @@ from contextlib import contextmanager
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever else runs would starve the training
+# What Ray says about workers and machines that died, at length, on the driver's screen: a line of our own tells it.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 import ray
 
