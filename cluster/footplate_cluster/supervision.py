@@ -99,7 +99,8 @@ class Supervisor(threading.Thread):
                 if pause is not None or self.is_stopping.is_set():
                     continue
                 if grows and room is None and time.monotonic() - began > SECONDS_BEFORE_GROWING:
-                    room = Request(self._share, 1)
+                    # Not before the workers are there, or the request would take the room that is meant for them.
+                    room = Request(self._share, 1) if len(attempt.roll.places()) == attempt.workers else None
                 pause = self._reason_to_pause(attempt, room)
                 if pause is not None and not self.is_stopping.is_set():
                     self._folder.stop.write_text(pause)

@@ -1,4 +1,4 @@
-"""On a cluster of several machines (raylets) a run goes on by itself when workers or machines are lost, leave or come."""
+"""On several machines (raylets) a run goes on by itself when workers or machines are lost, leave or come."""
 
 import os
 import signal
