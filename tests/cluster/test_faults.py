@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from kills import check_equal
+from kills import check_equal, training_workers
 from safetensors.torch import load_file
 
 from footplate.errors import TrainingError
@@ -101,20 +101,6 @@ class Run(threading.Thread):
         return [without_stamp(line) for line in self.folder.log.read_text().splitlines()]
 
 
-def worker_processes() -> list[int]:
-    """Ray's training workers of this cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::RayTrainWorker") and os.getsid(int(path.parent.name)) == os.getsid(
-                0
-            ):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return sorted(found)
-
-
 def test_a_run_loses_a_worker_and_a_machine_and_nothing_else(cluster: "Cluster", tmp_path: Path) -> None:
     through = Run(tmp_path, "through", "resources.workers=2")
     through.start()
@@ -123,7 +109,7 @@ def test_a_run_loses_a_worker_and_a_machine_and_nothing_else(cluster: "Cluster",
     run = Run(tmp_path, "killed", "resources.workers=2", "hold_before=[14, 27]")
     run.start()
     run.reaches(13)
-    os.kill(worker_processes()[-1], signal.SIGKILL)
+    os.kill(training_workers(os.getsid(0))[-1], signal.SIGKILL)
     run.says(f"worker 1 on {HOST} died; going on from update 10, restart 1 of 3")
     run.goes_on(14)
     run.reaches(26)
@@ -186,7 +172,7 @@ def test_a_run_takes_in_a_machine_and_lets_one_go_before_it_leaves(
         ),
         (
             "a mistake",
-            f"worker 1 on {HOST}: ValueError: the line broke (held_task.py, line 63); "
+            f"worker 1 on {HOST}: ValueError: the line broke (held_task.py, line 62); "
             "mend it, then `footplate resume RUN` goes on",
         ),
     ],
