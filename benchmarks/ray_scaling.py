@@ -9,20 +9,23 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import torch
+import gymnasium
 from report import machine, replace_block
+from torch import nn
 
-from footplate.context import Context
 from footplate.folder import create_run
 from footplate.job import load_job
 from footplate.launch import launch
-from footplate.tasks import load_task
 from footplate.tracking.metrics_file import read_rows
 from footplate_cluster.connection import connected
+from footplate_nlp.model import build_model
+from footplate_rl.networks import build_network
 
 PAGE = Path(__file__).parents[1] / "docs" / "ray.md"
 LINKS = {"NVLink, 450 GB/s": 450e9, "100 Gb/s Ethernet": 12.5e9}
 WORKERS = (8, 64)
+VOCABULARIES = {"multi30k-de-en": 10_000, "multi30k-en-de-lstm": 10_000}
+MODELS = ("pong-paac", "multi30k-de-en", "multi30k-en-de-lstm")
 
 
 def updates_per_second(recipe: str, workers: int, overrides: list[str], runs: Path) -> float:
@@ -34,6 +37,17 @@ def updates_per_second(recipe: str, workers: int, overrides: list[str], runs: Pa
     launch(job, folder)
     rows = read_rows(folder.metrics)
     return median(row["speed/updates_per_second"] for row in rows[len(rows) // 2 :])
+
+
+def parameters(recipe: str) -> int:
+    """How many numbers the gradient of a recipe's model has; 4 bytes each."""
+    config = load_job(recipe).config
+    if hasattr(config, "network"):
+        frames = gymnasium.spaces.Box(0, 255, (4, 84, 84), "uint8")
+        network: nn.Module = build_network(config.network, frames, gymnasium.spaces.Discrete(6))
+    else:
+        network = build_model(config.model, *2 * [VOCABULARIES[recipe]])  # type: ignore[attr-defined]
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def milliseconds(gradient_bytes: float, workers: int, bytes_per_second: float) -> float:
@@ -60,6 +74,19 @@ def main() -> None:
     ]
     replace_block(PAGE, "ray-scaling", lines)
     print("\n".join(lines))
+    replace_block(PAGE, "ray-scaling-model", model())
+    print("\n".join(model()))
+
+
+def model() -> list[str]:
+    """The table of what would be exchanged."""
+    headings = [f"{workers} workers, {link}" for link in LINKS for workers in WORKERS]
+    lines = ["| recipe | gradient, MB | " + " | ".join(headings) + " |", "|---" * (2 + len(headings)) + "|"]
+    for recipe in MODELS:
+        size = 4 * parameters(recipe)
+        times = [milliseconds(size, workers, speed) for speed in LINKS.values() for workers in WORKERS]
+        lines.append(f"| {recipe} | {size / 1e6:.1f} | " + " | ".join(f"{time:.2g} ms" for time in times) + " |")
+    return lines
 
 
 if __name__ == "__main__":
