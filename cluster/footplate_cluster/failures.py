@@ -27,8 +27,14 @@ def loss(error: BaseException, places: Mapping[int, Place], waiting: set[int], p
 
     `places` and `waiting` are those of the roll. Raises what ends the run: the worker's own error, or this one.
     """
-    if isinstance(error, ControllerError) and isinstance(error.controller_failure, _NOT_STARTED):
-        return "the workers could not be started"
+    if isinstance(error, ControllerError):
+        cause = getattr(error.controller_failure, "cause", error.controller_failure)
+        if isinstance(cause, _NOT_STARTED):
+            return "the workers could not be started"
+        # Such as code that cannot be imported there.
+        raise TrainingError(
+            f"the workers could not be started: {(str(cause) or repr(cause)).splitlines()[0]}"
+        ) from error
     if isinstance(error, RayActorError):
         return "Ray's controller of the run died"
     if not isinstance(error, WorkerGroupError):

@@ -70,7 +70,7 @@ def test_a_mistake_is_raised_whatever_else_was_lost() -> None:
 
 
 def test_workers_that_did_not_start_and_a_lost_controller_are_losses() -> None:
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RaySystemError
     from ray.train import ControllerError
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
@@ -78,8 +78,9 @@ def test_workers_that_did_not_start_and_a_lost_controller_are_losses() -> None:
         loss(ControllerError(WorkerGroupStartupTimeoutError(2)), {}, set(), 1.0) == "the workers could not be started"
     )
     assert loss(RayActorError(), {}, set(), 1.0) == "Ray's controller of the run died"
-    with pytest.raises(ControllerError):
-        loss(ControllerError(ValueError("Ray's own")), {}, set(), 1.0)
+    with pytest.raises(TrainingError) as raised:
+        loss(ControllerError(RaySystemError("No module named 'mine'", "Traceback\n ...")), {}, set(), 1.0)
+    assert str(raised.value) == "the workers could not be started: System error: No module named 'mine'"
 
 
 def test_a_new_checkpoint_counts_the_restarts_anew() -> None:
