@@ -29,7 +29,7 @@ from footplate.step import Activity, Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.action_values import QNetwork
 from footplate_rl.environments import EnvironmentConfig, Environments, make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.exploration import EpsilonGreedy
 from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.networks import Nature
@@ -43,7 +43,8 @@ from footplate_rl.resets import (
     require_saves_at_resets,
     require_that_higher_is_better,
 )
-from footplate_rl.rollout import episode_metrics
+from footplate_rl.rollout import episode_metrics, restart_metrics
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 _STEPS_BETWEEN_NEWS = 100
 
@@ -84,6 +85,8 @@ class Config(Section):
     """What a reward is worth one step later."""
     reward_clip: Positive | None = 1.0
     """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
+    reward_scale: Positive = 1.0
+    """What multiplies each reward, once clipped, before it is learnt from: keeps errors near what `huber` squares."""
     huber: Positive | None = 1.0
     """Errors beyond this count linearly and not squared; null squares all."""
     exploration: FallingEpsilon = FallingEpsilon()
@@ -184,6 +187,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -191,10 +195,14 @@ EVALUATION_KEYS = ("evaluate", "environment")
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
 
 
+evaluated_metrics = policy_metrics
+
+
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says."""
+    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
     assert isinstance(job.config, Config)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
@@ -209,7 +217,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
         replay = _replay(config, environments)
         policy = _policy(network, environments.action_space, config.exploration.initial, context)
-        explorer = Explorer(environments, policy, replay, config.reward_clip)
+        explorer = Explorer(environments, policy, replay, config.reward_clip, config.reward_scale)
         context.restore(model=network, target=target, update=update, replay=replay)
         explorer.reset(update.number)
         if update.number == 0:
@@ -228,6 +236,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             replay.update(batch.rows_B, torch.cat(loss.errors).abs().cpu().numpy())
             config.target.follow(target, network, update.number)
             metrics |= {"train/epsilon": epsilon, **episode_metrics(explorer.episodes, context)}
+            metrics |= restart_metrics([environments], context)
             steps, explorer.transitions, explorer.episodes = explorer.transitions, 0, []
 
             last = update.number == config.updates

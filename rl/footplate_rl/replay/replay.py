@@ -66,7 +66,13 @@ class Replay:
         step: Transitions,
         rewards_N: NDArray[np.float64],
     ) -> None:
-        """What the actions led to, from these observations, with the rewards to learn from (kept in float32)."""
+        """What the actions led to, from these observations, with the rewards to learn from (kept in float32).
+
+        An episode whose step was no transition was lost with its environment: it ends at the observation acted on.
+        """
+        if not step.valid_N.all():
+            in_progress = self._ring.in_progress()
+            self._cut(in_progress[~step.valid_N[in_progress]], observations_NO)
         (acted_n,) = np.nonzero(step.valid_N)
         rows_n = self._append(acted_n, observations_NO[acted_n])
         truncated_n, ended_n = step.truncated_N[acted_n], step.return_ended_N[acted_n]
@@ -80,7 +86,9 @@ class Replay:
 
     def cut(self, observations_NO: Observations) -> None:
         """Every episode in progress ends here as if truncated, at the observations that would be acted on next."""
-        cut_n = self._ring.in_progress()
+        self._cut(self._ring.in_progress(), observations_NO)
+
+    def _cut(self, cut_n: Rows, observations_NO: Observations) -> None:
         rows_n = self._ring.newest(cut_n)
         self._ring.marks_R[rows_n] |= TRUNCATED
         self._append(cut_n, observations_NO[cut_n])
