@@ -109,8 +109,3 @@ def _check_address(address: str | None) -> None:
             f"--address {address}: nobody answers there ({reason}); start a cluster with `ray start --head`, "
             "or give the address that it printed"
         ) from error
-
-
-def nodes() -> list[dict[str, float]]:
-    """The resources of each living node of the cluster that this process is connected to."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from footplate.context import Context, Precision
 from footplate.errors import TrainingError
@@ -120,6 +121,23 @@ def poisoned_on_one_rank(context: Context) -> dict[str, Any]:
     }
 
 
+def reductions_of_an_update(context: Context, accumulate: int) -> int:
+    """How often a bucket of gradients is reduced; all of this model's fit in one."""
+    _, update = build(context)
+    microbatches = share(context, 0, accumulate)
+    forward = update._data_parallel(microbatches[0])
+    counted: list[int] = []
+
+    def count(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+        counted.append(bucket.index())
+        return allreduce_hook(None, bucket)
+
+    forward.register_comm_hook(None, count)  # type: ignore[operator]
+    update._forward = forward
+    update(microbatches)
+    return len(counted)
+
+
 def everything(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
     meeting, patience = f"file://{folder}/meeting", timedelta(minutes=2)
@@ -133,6 +151,7 @@ def everything(rank: int, ranks: int, folder: Path) -> None:
         "two pieces": exactly(context("fp64"), accumulate=2),
         "straight and resumed": straight_and_resumed(context("fp32")),
         "statistics": statistics_of_one_update(context("fp32")),
+        "reductions": [reductions_of_an_update(context("fp32"), accumulate) for accumulate in (1, 3)],
         "poisoned": poisoned_on_one_rank(context("fp32")),
     }
     torch.save(results, folder / f"{rank}.pt")
@@ -172,6 +191,10 @@ def test_settling_the_buckets_leaves_no_trace_in_batch_norm(results: list[dict[s
     assert statistics["num_batches_tracked"] == 1
     torch.testing.assert_close(statistics["running_mean"], 0.5 * hidden.mean(0))
     torch.testing.assert_close(statistics["running_var"], 0.5 + 0.5 * hidden.var(0))
+
+
+def test_microbatches_are_added_up_before_they_are_exchanged(results: list[dict[str, Any]]) -> None:
+    assert [rank["reductions"] for rank in results] == [[1, 1]] * len(results)
 
 
 def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(results: list[dict[str, Any]]) -> None:
