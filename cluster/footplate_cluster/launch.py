@@ -18,6 +18,7 @@ from footplate.job import Job
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
 from footplate_cluster.connection import connected, share_of_a_worker
+from footplate_cluster.driver import share_of_actors, train_with_actors
 from footplate_cluster.workers import train_worker
 
 
@@ -67,29 +68,36 @@ class _Fitting(threading.Thread):
         self._folder = folder
         self._scratch = scratch
         self._share = share_of_a_worker(job)
+        self._actors = share_of_actors(job, self._share)
 
     def run(self) -> None:
+        try:
+            if self._actors:
+                train_with_actors(self._job, self._folder, self._share, self._actors)
+            else:
+                self._fit()
+        except BaseException as error:  # whatever it is, the main thread raises it
+            self.error = error
+
+    def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         gpus = self._share.get("GPU", 0)
-        try:
-            TorchTrainer(
-                train_worker,
-                train_loop_config={"job": self._job.to_yaml(), "folder": str(self._folder.path)},
-                torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=self._job.resources.workers, use_gpu=gpus > 0, resources_per_worker=self._share
-                ),
-                # A fresh name each time: Ray would silently resume its own book-keeping under an old one.
-                run_config=RunConfig(
-                    name=uuid.uuid4().hex,
-                    storage_path=str(self._scratch),
-                    failure_config=FailureConfig(max_failures=0),
-                ),
-            ).fit()
-        except BaseException as error:  # whatever it is, the main thread raises it
-            self.error = error
+        TorchTrainer(
+            train_worker,
+            train_loop_config={"job": self._job.to_yaml(), "folder": str(self._folder.path)},
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=self._job.resources.workers, use_gpu=gpus > 0, resources_per_worker=self._share
+            ),
+            # A fresh name each time: Ray would silently resume its own book-keeping under an old one.
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(self._scratch),
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        ).fit()
 
 
 def _explained(error: BaseException, folder: RunFolder) -> BaseException:

@@ -22,11 +22,7 @@ from footplate.tracking.tracker import Guard
 def train_worker(config: dict[str, Any]) -> None:
     """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
     job = job_from_yaml(config["job"])
-    folder = RunFolder(Path(config["folder"]))
-    if not folder.job.is_file():
-        raise FootplateError(
-            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
-        )
+    folder = visible_folder(config["folder"])
     worker = ray.train.get_context()
     rank, ranks = worker.get_world_rank(), worker.get_world_size()
     context = Context(
@@ -36,13 +32,23 @@ def train_worker(config: dict[str, Any]) -> None:
         rank=rank,
         ranks=ranks,
         folder=folder.path,
-        checkpoint=_newest_checkpoint(folder, rank, ranks),
+        checkpoint=agreed_checkpoint(folder, rank, ranks),
     )
     for _ in run(job, context):
         pass
 
 
-def _newest_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:
+def visible_folder(path: str) -> RunFolder:
+    """The run folder at this path. Raises FootplateError where this machine does not see it."""
+    folder = RunFolder(Path(path))
+    if not folder.job.is_file():
+        raise FootplateError(
+            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
+        )
+    return folder
+
+
+def agreed_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:
     """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
     # Nobody sees what a worker prints; the driver's terminal follows the log.
     log = Guard("log.txt", LogFile(folder.log), print)

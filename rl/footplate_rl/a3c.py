@@ -81,6 +81,11 @@ def check(job: Job) -> None:
     check_asynchronous(job, job.config.evaluate.every_updates)
 
 
+def actors(config: Config) -> int:
+    """How many workers play elsewhere than in this thread."""
+    return config.workers if config.processes else 0
+
+
 class Worker:
     """One of the workers: its own environments, and its own copy of the parameters."""
 
