@@ -10,7 +10,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from footplate.errors import TrainingError
-from footplate.pool import ADVICE, DebugSettings, Pool, ThisThread, WorkerDied, debug_settings, settle, tried
+from footplate.pool import ADVICE, DebugSettings, Pool, ThisThread, WorkerDiedError, debug_settings, settle, tried
 
 SECONDS_TO_CLOSE = 5.0
 
@@ -92,7 +92,7 @@ def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]") -> None:
         else:
             answer.set_exception(raised)
     elif isinstance(problem, RayActorError | OutOfMemoryError):
-        answer.set_exception(WorkerDied(f"worker {worker}: {_cause_of_death(problem)}"))
+        answer.set_exception(WorkerDiedError(f"worker {worker}: {_cause_of_death(problem)}"))
     else:
         what = " ".join(str(problem).split())[:200]
         answer.set_exception(TrainingError(f"worker {worker}: Ray could not carry the call ({what}); {ADVICE}"))

@@ -26,7 +26,7 @@ from footplate_cluster.workers import agreed_checkpoint, visible_folder
 class ActorShare(NamedTuple):
     """How many actors a job has, and the CPU cores that each reserves."""
 
-    count: int
+    number: int
     cpus: float
 
 
@@ -60,7 +60,7 @@ def share_of_actors(job: Job, driver: dict[str, float]) -> ActorShare | None:
 
 def train_with_actors(job: Job, folder: RunFolder, driver: dict[str, float], actors: ActorShare) -> None:
     """Train, with the driver and its actors on the cluster, until the run ends. Its errors are raised here."""
-    group = placement_group([driver, *({"CPU": actors.cpus} for _ in range(actors.count))], strategy="PACK")
+    group = placement_group([driver, *({"CPU": actors.cpus} for _ in range(actors.number))], strategy="PACK")
     try:
         while not group.wait(1):  # others may have the cluster now
             if folder.stop.exists():

@@ -28,7 +28,7 @@ ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _SECONDS_TO_END = 5.0
 
 
-class WorkerDied(TrainingError):
+class WorkerDiedError(TrainingError):
     """A worker's process ended from outside: killed, out of memory, or with its machine. `Pool.replace` mends that."""
 
     def __init__(self, what: str) -> None:
@@ -36,8 +36,8 @@ class WorkerDied(TrainingError):
         super().__init__(f"{what}; {ADVICE}")
         self.what = what
 
-    def __reduce__(self) -> tuple[type["WorkerDied"], tuple[str]]:
-        return WorkerDied, (self.what,)
+    def __reduce__(self) -> tuple[type["WorkerDiedError"], tuple[str]]:
+        return WorkerDiedError, (self.what,)
 
 
 DebugSettings = tuple[int, bool]
@@ -66,7 +66,7 @@ class Pool(Protocol):
         Arguments and results travel pickled where workers are elsewhere; tensors in shared memory stay shared. What the
         method raises is raised by the future: a FootplateError as it is, anything else as a TrainingError that says in
         one line what was raised and where. Where the worker's process dies, this call and those behind it raise
-        WorkerDied.
+        WorkerDiedError.
         """
 
     def replace(self, worker: int) -> None:
@@ -87,7 +87,7 @@ class Replacements:
         self.count = 0
         """How many there were."""
 
-    def replace(self, worker: int, death: WorkerDied) -> None:
+    def replace(self, worker: int, death: WorkerDiedError) -> None:
         """Make the worker anew. Raises its death where there have been enough."""
         if self.count == self._at_most:
             raise death
@@ -208,7 +208,7 @@ class ProcessPool:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
             code = process.exitcode or 0
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise WorkerDied(f"worker {worker}: its process died ({how})") from cause
+            raise WorkerDiedError(f"worker {worker}: its process died ({how})") from cause
         if problem is not None:
             raise problem
         return answer

@@ -107,4 +107,4 @@ def _shared(tensor: Tensor) -> Tensor:
 
 
 ShareParameters = Callable[[nn.Module, RmsProp], Any]
-"""`SharedParameters`, or what has its signature and gives `Parameters` that can be saved, with `publish` and `refresh`."""
+"""`SharedParameters`, or what has its signature and gives what has its methods."""

@@ -20,7 +20,7 @@ from footplate.context import Context
 from footplate.errors import FootplateError, TrainingError
 from footplate.job import Job
 from footplate.optimizers import RmsProp
-from footplate.pool import Pool, Replacements, WorkerDied
+from footplate.pool import Pool, Replacements, WorkerDiedError
 from footplate.schedules import Linear, Plateau, Schedule, build_schedule
 from footplate.section import Count, Fraction, Positive, Section, WholeNumber
 from footplate.shared_parameters import Parameters
@@ -217,7 +217,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
             try:
                 report = future.result()
                 idle.append(worker)
-            except WorkerDied as death:
+            except WorkerDiedError as death:
                 replacements.replace(worker, death)
                 at_work[pool.submit(worker, "reset", updates.start)] = worker, None
                 if numbers is not None:

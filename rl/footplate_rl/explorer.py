@@ -3,15 +3,14 @@
 Axes: N environment, O all axes of one observation, T step.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from footplate.section import Fraction, Section, WholeNumber
-from footplate_rl.environments import Environments, Episode
+from footplate_rl.environments import Environments, Episode, Observations, Transitions
 from footplate_rl.policy import Policy
-from footplate_rl.replay.replay import Replay
 
 
 class FallingEpsilon(Section):
@@ -34,10 +33,24 @@ class FallingEpsilon(Section):
         return self.final + (1 - share) * (self.initial - self.final)
 
 
+class Recorder(Protocol):
+    """A `Replay`, or whatever else remembers what was played."""
+
+    def add(
+        self,
+        observations_NO: Observations,
+        actions_N: NDArray[np.int64],
+        step: Transitions,
+        rewards_N: NDArray[np.float64],
+    ) -> object: ...
+
+    def cut(self, observations_NO: Observations) -> object: ...
+
+
 class Explorer:
     """Plays environments into a replay."""
 
-    def __init__(self, environments: Environments, policy: Policy, replay: Replay, reward_clip: float | None) -> None:
+    def __init__(self, environments: Environments, policy: Policy, replay: Recorder, reward_clip: float | None) -> None:
         self._environments, self.policy, self._replay, self._clip = environments, policy, replay, reward_clip
         self._observations_NO: NDArray[Any] = np.empty(0)
         self.episodes: list[Episode] = []
