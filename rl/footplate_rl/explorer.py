@@ -52,7 +52,8 @@ class Explorer:
 
     def __init__(self, environments: Environments, policy: Policy, replay: Recorder, reward_clip: float | None) -> None:
         self._environments, self.policy, self._replay, self._clip = environments, policy, replay, reward_clip
-        self._observations_NO: NDArray[Any] = np.empty(0)
+        self.observations_NO: NDArray[Any] = np.empty(0)
+        """What is acted on next."""
         self.episodes: list[Episode] = []
         """Those that came to their end since this was emptied."""
         self.transitions = 0
@@ -60,19 +61,19 @@ class Explorer:
 
     def reset(self, number: int) -> None:
         """All environments start anew with the seeds of their `number`-th reset."""
-        self._observations_NO = self._environments.reset(number)
+        self.observations_NO = self._environments.reset(number)
 
     def cut(self) -> None:
         """Let the replay end what is in progress, before a reset."""
-        self._replay.cut(self._observations_NO)
+        self._replay.cut(self.observations_NO)
 
     def play(self, uniforms_TN: NDArray[np.float64]) -> None:
         """A step for each row of uniform numbers."""
         for uniforms_N in uniforms_TN:
-            actions_N = self.policy.act(self._observations_NO, uniforms_N)
+            actions_N = self.policy.act(self.observations_NO, uniforms_N)
             step = self._environments.step(actions_N)
             rewards_N = step.rewards_N if self._clip is None else step.rewards_N.clip(-self._clip, self._clip)
-            self._replay.add(self._observations_NO, actions_N, step, rewards_N)
-            self._observations_NO = step.observations_NO
+            self._replay.add(self.observations_NO, actions_N, step, rewards_N)
+            self.observations_NO = step.observations_NO
             self.episodes += step.episodes
             self.transitions += int(np.count_nonzero(step.valid_N))
