@@ -73,10 +73,8 @@ def actors(config: Config) -> int:
 def train(config: Config, context: Context) -> Iterator[Step]:
     """One step for each update of the learner; `state` at those after which the environments start anew."""
     with closing(make_environments(config.environment, 1, seed=context.seed)) as environments:
-        spaces, frames_per_step = (
-            (environments.observation_space, environments.action_space),
-            environments.frames_per_step,
-        )
+        spaces = environments.observation_space, environments.action_space
+        frames_per_step = environments.frames_per_step
     context.seed_torch("initialise")
     network = value_network(config, *spaces, context)
     target = deepcopy(network).requires_grad_(False)
@@ -100,7 +98,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 flow.learnt(worker, batch, torch.cat(loss.errors).abs().cpu().numpy())
                 config.target.follow(target, network, update.number)
                 if update.number % config.weights_every_updates == 0:
-                    flow.publish(network)
+                    flow.publish(update.number, network)
                 if update.number == boundary:
                     flow.rest()
                 played, steps = flow.take_metrics()

@@ -36,11 +36,11 @@ class Config(ValueLearning):
     lead_rollouts: Count = 2
     """How many rollouts of every actor the actors may be ahead of the learner, or the learner of them."""
     batches_ahead: WholeNumber = 2
-    """How many batches are drawn while the learner is still at an earlier one; the price is priorities so much older."""
+    """How many batches are drawn while the learner is at an earlier one; the price is priorities so much older."""
     weights_every_updates: Count = 100
     """After how many updates the actors are to play with newer weights."""
     replace_workers: WholeNumber = 10
-    """How many actors and shards whose process dies are replaced before the run ends; what one raises ends it at once."""
+    """How many actors and shards that die are replaced before the run ends; what one raises ends it at once."""
     exploration: Ladder = Ladder()
     """How often each environment of each actor is played at random."""
     batch_size: Count = 512
@@ -88,7 +88,7 @@ class Config(ValueLearning):
             )
         if self.shards > self.actors:
             raise ValueError(
-                f"shards: {self.shards} are more than actors: {self.actors}, and each is filled by one or more; use fewer"
+                f"shards: {self.shards} are more than actors: {self.actors}, and each takes one to fill it; use fewer"
             )
         if self.batch_size > (most := self.samples_per_insert * self.lead_transitions):
             raise ValueError(

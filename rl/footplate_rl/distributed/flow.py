@@ -84,7 +84,7 @@ class Flow:
     def begin(self, number: int, network: nn.Module) -> None:
         """All environments start anew, after this update; the first rollouts follow with the next `batch`."""
         self._begun = self._number = number
-        self.publish(network)
+        self.publish(number, network)
         for actor in range(self._config.actors):
             self._restart(actor)
 
@@ -115,10 +115,10 @@ class Flow:
         """Hand the errors of a batch back to the shard that drew it."""
         self._ask(worker, "learnt", batch.rows_B, errors_B)
 
-    def publish(self, network: nn.Module) -> None:
-        """Each actor gets these weights with its next rollout."""
+    def publish(self, number: int, network: nn.Module) -> None:
+        """Each actor gets the weights of this update with its next rollout."""
         self._weights = [parameter.detach().cpu().numpy().copy() for parameter in network.parameters()]
-        self._version = self._number
+        self._version = number
 
     def rest(self) -> None:
         """Return when all that was played is stored, with every episode in progress ended, and nobody is at work."""
@@ -245,7 +245,7 @@ class Flow:
             self._being_stored[call.actor] -= 1
 
     def _mourn(self, call: _Call, death: WorkerDiedError) -> None:
-        """Replace a worker, unless that has been done since it was asked. Raises its death where there were too many."""
+        """Replace a worker, unless that was done since it was asked. Raises its death where there were too many."""
         worker, actors = call.worker, self._config.actors
         if call.life != self._lives[worker]:
             return
