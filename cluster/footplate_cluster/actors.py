@@ -91,11 +91,11 @@ def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]") -> None:
             answer.set_result(result)
         else:
             answer.set_exception(raised)
-    elif isinstance(problem, RayActorError | OutOfMemoryError):
+    elif isinstance(problem, RayActorError | OutOfMemoryError) and not getattr(problem, "actor_init_failed", False):
         answer.set_exception(WorkerDiedError(f"worker {worker}: {_cause_of_death(problem)}"))
     else:
-        what = " ".join(str(problem).split())[:200]
-        answer.set_exception(TrainingError(f"worker {worker}: Ray could not carry the call ({what}); {ADVICE}"))
+        what = str(problem).strip().splitlines()[-1]  # of a trace, what was raised in the end
+        answer.set_exception(TrainingError(f"worker {worker}: Ray could not make or reach it ({what}); {ADVICE}"))
 
 
 def _cause_of_death(problem: RayError) -> str:

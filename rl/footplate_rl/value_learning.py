@@ -140,7 +140,8 @@ def lessons_of(
     """The batch with its targets, in microbatches."""
 
     def on_device(array: Any) -> Tensor:
-        return torch.from_numpy(array).to(context.device)
+        # Ray hands over memory that nobody may write to, of which torch makes no tensor without a warning.
+        return torch.from_numpy(np.require(array, requirements="W")).to(context.device)
 
     with context.autocast():
         judged = bootstrap_values(on_device(batch.next_observations_BO), target, network if config.double else None)

@@ -110,7 +110,7 @@ def store(buffer: Buffer, replay: Replay, network: Any) -> None:
 
 
 def by_the_book(config: Config, context: Context) -> dict[str, Tensor]:
-    """One actor, one shard, no batch ahead: a loop over one ordinary replay. A rollout is stored before the next one."""
+    """One actor, one shard, no batch ahead: a loop over one replay. A rollout is stored before the next is played."""
     with closing(make_environments(config.environment, config.environments, seed=context.seed)) as environments:
         spaces = environments.observation_space, environments.action_space
         context.seed_torch("initialise")
@@ -121,11 +121,8 @@ def by_the_book(config: Config, context: Context) -> dict[str, Tensor]:
         replay, buffer = empty_replay(config, config.replay, *spaces, config.environments), Buffer()
         policy = epsilon_greedy(playing, spaces[1], config.exploration.rates(config.environments), context)
         explorer = Explorer(environments, policy, buffer, config.reward_clip)
-        size, ratio, lead = (
-            config.rollout_steps * config.environments,
-            config.samples_per_insert,
-            config.lead_transitions,
-        )
+        size, lead = config.rollout_steps * config.environments, config.lead_transitions
+        ratio = config.samples_per_insert
         learnable, rollouts, drawn = -config.learning_starts_steps, 0, 0
         newest = deepcopy(network)
         while update.number < config.updates:
