@@ -28,6 +28,11 @@ class Goal(NamedTuple):
     at_least: float
     training: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What `--recipe` asks for, and the table shows: `cartpole-a3c`, or `cartpole-a3c --on ray`."""
+        return " ".join([self.recipe, *(self.training if self.training[:1] == ("--on",) else ())])
+
 
 RESULTS = Path(__file__).with_name("learn.json")
 SCAN = Path("..", "shared", "data", "scan")  # from ROOT, where every command runs
@@ -41,6 +46,10 @@ GOALS = (
     Goal("cartpole-a3c", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal("cartpole-async-q", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal("cartpole-ppo", ("evaluate.episodes=100",), "eval/return", 475.0),
+    Goal("catch-apex", ("evaluate.episodes=100",), "eval/return", 0.99),
+    Goal("cartpole-apex", ("evaluate.episodes=100",), "eval/return", 475.0),
+    Goal("cartpole-a3c", ("evaluate.episodes=100",), "eval/return", 475.0, ("--on", "ray")),
+    Goal("cartpole-apex", ("evaluate.episodes=100",), "eval/return", 475.0, ("--on", "ray")),
     Goal("catch-dqn", ("evaluate.episodes=100",), "eval/return", 0.99),
     Goal("cartpole-dqn", ("evaluate.episodes=100",), "eval/return", 475.0),
     Goal(
@@ -64,7 +73,7 @@ def footplate(*arguments: str) -> str:
 
 def score(goal: Goal, seed: int, runs: Path) -> tuple[float, float]:
     """Train and evaluate once; the score and the seconds of training."""
-    name = f"{goal.recipe}-seed-{seed}"
+    name = f"{goal.name.replace(' --on ', '-on-')}-seed-{seed}"
     began = time.perf_counter()
     footplate("train", goal.recipe, f"seed={seed}", *goal.training, "--runs", str(runs), "--name", name)
     seconds = time.perf_counter() - began
@@ -82,7 +91,7 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
         "|---|---|---|---|---|---|",
     ]
     for goal in GOALS:
-        if (result := results.get(goal.recipe)) is not None:
+        if (result := results.get(goal.name)) is not None:
             scores = ", ".join(f"{value:.4g}" for value in result["scores"])
             seconds = ", ".join(f"{value:.0f}" for value in result["seconds"])
             cells = [result["trained"], goal.metric, f"{goal.at_least:g}", scores, seconds, result["machine"]]
@@ -93,7 +102,11 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     """Train what is asked for, print each result as it comes, and bring the table up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", action="append", help="only this recipe (may be repeated)")
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        help="only this recipe, such as `catch-a3c` or `cartpole-a3c --on ray` (may be repeated)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learn", help="where the runs go")
     options = parser.parse_args()
@@ -101,16 +114,16 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     failed = False
     for goal in GOALS:
-        if options.recipe and goal.recipe not in options.recipe:
+        if options.recipe and goal.name not in options.recipe:
             continue
         found = []
         for seed in range(1, options.seeds + 1):
             found.append(score(goal, seed, options.runs))
-            print(f"{goal.recipe} seed {seed}: {goal.metric} {found[-1][0]:g} in {found[-1][1]:.0f} s", flush=True)
+            print(f"{goal.name} seed {seed}: {goal.metric} {found[-1][0]:g} in {found[-1][1]:.0f} s", flush=True)
         scores, seconds = zip(*found, strict=True)
         failed |= min(scores) < goal.at_least
         trained = " ".join([goal.recipe, *goal.training])
-        results[goal.recipe] = {"trained": trained, "scores": scores, "seconds": seconds, "machine": machine()}
+        results[goal.name] = {"trained": trained, "scores": scores, "seconds": seconds, "machine": machine()}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         write_table(results)
     sys.exit("a score is lower than required" if failed else 0)
