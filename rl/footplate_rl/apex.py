@@ -81,7 +81,8 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     loss = ReplayLoss(network, config.huber)
     update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
     greedy = epsilon_greedy(network, spaces[1], config.evaluate.epsilon, context)
-    workers = [(config, number, context.seed, context.precision) for number in range(config.actors + config.shards)]
+    machine = context.seed, context.precision, context.folder
+    workers = [(config, number, *machine) for number in range(config.actors + config.shards)]
 
     with closing(context.pool(make_worker, workers, processes=config.processes)) as pool:
         flow = Flow(pool, config, context)

@@ -1,6 +1,7 @@
 """Ape-X: what its parts do by hand, the algorithm beside a naive one, the limit, and what happens when workers die."""
 
 import multiprocessing
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -340,6 +341,15 @@ def test_what_does_not_fit_together_is_refused() -> None:
     assert refusal(reset_every_updates=5) == (
         "evaluate.every_updates: 16 is no multiple of reset_every_updates: 5, and only there a policy can be saved; "
         "make it one"
+    )
+
+
+def test_a_shard_that_does_not_see_the_run_folder_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(FootplateError) as error:
+        next(train(config_of(), Context(folder=tmp_path / "elsewhere")))
+    assert str(error.value) == (
+        f"{tmp_path / 'elsewhere'}: a shard of the replay on {socket.gethostname()} cannot see the run folder, into "
+        "which it saves; use --runs on a shared disk"
     )
 
 

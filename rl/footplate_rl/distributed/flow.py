@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -33,11 +34,13 @@ from footplate_rl.value_learning import beta_at
 _MOST_CHUNKS_BEING_STORED = 2
 
 
-def make_worker(config: Config, number: int, seed: int, precision: Precision) -> Actor | Shard:
+def make_worker(
+    config: Config, number: int, seed: int, precision: Precision, folder: Path | None = None
+) -> Actor | Shard:
     """The workers of one pool: first the actors, then the shards."""
     if number < config.actors:
         return Actor(config, number, seed, precision)
-    return Shard(config, number - config.actors, seed)
+    return Shard(config, number - config.actors, seed, folder)
 
 
 class _Call(NamedTuple):

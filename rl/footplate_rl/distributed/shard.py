@@ -3,15 +3,18 @@
 Axes: B windows of a batch, N environments of one actor.
 """
 
+import socket
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from footplate.context import Context
+from footplate.errors import FootplateError
 from footplate.segments import Segments
 from footplate_rl.distributed.actor import Chunk
 from footplate_rl.distributed.config import Config
@@ -24,7 +27,13 @@ from footplate_rl.value_learning import empty_replay
 class Shard:
     """Worker of a pool: a replay with a column for each environment of the actors that fill it."""
 
-    def __init__(self, config: Config, index: int, seed: int) -> None:
+    def __init__(self, config: Config, index: int, seed: int, folder: Path | None = None) -> None:
+        """Raises FootplateError where `folder`, the run's, into which it will save, is not seen from here."""
+        if folder is not None and not (folder / "job.yaml").is_file():
+            raise FootplateError(
+                f"{folder}: a shard of the replay on {socket.gethostname()} cannot see the run folder, into which it "
+                "saves; use --runs on a shared disk"
+            )
         self._context, self._environments, self._shards = Context(seed=seed), config.environments, config.shards
         count = len(range(index, config.actors, config.shards)) * config.environments
         rows = config.replay.transitions // config.players
