@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## a translator and an agent on a local Ray, in minutes
 	@sh benchmarks/demo.sh
 
-test: $(READY)  ## everything
-	$(BIN)/python -m pytest
+test: $(READY)  ## everything, a process for each core
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(READY)  ## format, lint, types, layers, quick tests
 	$(BIN)/ruff format --check

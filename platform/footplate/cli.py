@@ -4,6 +4,7 @@ Every command imports what it needs when it is called, so that `footplate --help
 """
 
 import os
+import signal
 import sys
 import traceback
 from importlib.metadata import entry_points
@@ -13,6 +14,7 @@ import typer
 
 from footplate import commands
 from footplate.errors import FootplateError
+from footplate.interrupts import ABANDONED
 
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 """What typer raises for a command line that it cannot parse; it exports only this subclass."""
@@ -32,7 +34,8 @@ def main() -> None:
             traceback.print_exception(error.__cause__)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends the interpreter's own end, without a traceback
+        sys.exit(ABANDONED)
     try:
         sys.stdout.flush()
     except OSError:  # or Python would complain of it at the very end

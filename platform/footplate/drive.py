@@ -29,6 +29,8 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
         else Record(job, RunFolder(context.folder), books.ledger)
     )
     with closing(steps), recording as record:
+        if record is not None:
+            record.say_what_the_device_lacks(context.device.type)
         if (reason := books.stopping.reason()) is not None:  # killed after its last checkpoint, before it could say so
             if record is not None:
                 record.stopping(reason)

@@ -109,7 +109,8 @@ class Job(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """What computes; `auto` takes a GPU where there is one."""
     precision: Precision = "fp32"
-    """`bf16` and `fp16` are autocast over fp32 weights, `tf32` is fp32 with fast products, `fp64` compares exactly."""
+    """`bf16` and `fp16` are autocast over fp32 weights, `tf32` is fp32 with CUDA's fast products (elsewhere fp32, which
+    is said), `fp64` compares exactly."""
     threads: Count | None = None
     """CPU threads of torch in each worker; null shares this machine's cores among the workers, or on a
     cluster elsewhere takes as many as `resources.cpus_per_worker`."""

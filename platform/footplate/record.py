@@ -97,6 +97,11 @@ class Record:
             return unsaved
         return None
 
+    def say_what_the_device_lacks(self, device: str) -> None:
+        """Say that a precision is not to be had where this runs: a recipe for a GPU still runs without one."""
+        if self._job.precision == "tf32" and device != "cuda":
+            self._tracker.message(f"precision: tf32 is how CUDA GPUs multiply; on {device} this run computes in fp32")
+
     def activity(self, step: Step) -> None:
         """Show what goes on between two updates."""
         if step.activity is not None:

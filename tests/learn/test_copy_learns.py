@@ -1,4 +1,4 @@
-"""The toy that any correct translator masters: letters copied, and letters reversed."""
+"""The toy that any correct translator masters: letters copied, and letters reversed. `make learn` takes three seeds."""
 
 from collections.abc import Mapping
 
@@ -16,20 +16,17 @@ def final_metrics(*overrides: str) -> Mapping[str, Metric]:
     return last.metrics
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_copying_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
-    assert final_metrics(f"seed={seed}")["eval/exact_match"] >= 98  # type: ignore[operator]
+def test_copying_is_learned_to_at_least_98_percent_exact() -> None:
+    assert final_metrics()["eval/exact_match"] >= 98  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_reversing_is_learned_to_at_least_98_percent_exact(seed: int) -> None:
-    assert final_metrics(f"seed={seed}", "corpus.reverse=true", "updates=1000")["eval/exact_match"] >= 98  # type: ignore[operator]
+def test_reversing_is_learned_to_at_least_98_percent_exact() -> None:
+    assert final_metrics("corpus.reverse=true", "updates=1000")["eval/exact_match"] >= 98  # type: ignore[operator]
 
 
 LSTM = "model={kind: recurrent, encoder_layers: 1, decoder_layers: 1, embedding_width: 64, width: 64, dropout: 0.0}"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_an_lstm_that_attends_learns_to_reverse_to_at_least_98_percent_exact(seed: int) -> None:
+def test_an_lstm_that_attends_learns_to_reverse_to_at_least_98_percent_exact() -> None:
     settings = LSTM, "model.attention.input_feeding=false", "corpus.reverse=true", "evaluate.every_updates=400"
-    assert final_metrics(f"seed={seed}", *settings)["eval/exact_match"] >= 98  # type: ignore[operator]
+    assert final_metrics(*settings)["eval/exact_match"] >= 98  # type: ignore[operator]

@@ -253,6 +253,15 @@ def test_a_best_metric_that_no_evaluation_has_is_said_once(recipe: Path, tmp_pat
     assert said[0].endswith("best.metric: eval/eror is not among what was evaluated: eval/error")
 
 
+def test_a_precision_that_only_a_gpu_has_is_said_where_there_is_none(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["precision=tf32", "device=cpu"])
+    folder = folder_of(tmp_path, job, "run")
+    launch(job, folder)
+    said = "precision: tf32 is how CUDA GPUs multiply; on cpu this run computes in fp32"
+    assert folder.log.read_text().count(said) == 1
+    assert folder.read_status()["state"] == "finished"
+
+
 def test_what_only_a_cluster_has_is_refused_here(recipe: Path) -> None:
     for overrides, message in (
         (["address=auto"], "address: auto is a cluster's, and this job runs here; add --on ray, or drop it"),

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM save and end; the second one abandons; either way the run goes on to the same bytes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -92,7 +93,11 @@ def test_a_signal_saves_and_ends_whatever_goes_on_and_the_run_goes_on_to_the_sam
         last_line = folder.log.read_text().splitlines()[-2]
         assert (saved[-1:] == [status["update"]]) != ("this task cannot be saved here" in last_line)
         assert saved[-1:] == [status["update"]] or last_line.endswith(goes_back)
-    assert status["update"] == {"copy-transformer": 30, "catch-paac": 100}[recipe]  # the evaluation was finished
+    # The signal may come just after the evaluation that it waited for; then the run ends one update later or so.
+    first_evaluation = {"copy-transformer": 30, "catch-paac": 100}[recipe]
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [row["update"] for row in rows if any(name.startswith("eval/") for name in row)] == [first_evaluation]
+    assert status["update"] >= first_evaluation
     launch(job, folder)
     check_equal(through, folder)
 
@@ -120,3 +125,47 @@ def test_one_ctrl_c_finishes_an_evaluation_and_a_second_one_abandons_it(
     assert folder.read_status()["state"] == "stopped"
     # The signal may come before update 19 has been handed on; then the run ends there, without evaluation.
     assert CheckpointStore(folder.checkpoints).updates()[-1] in ((19, 20) if signals == 1 else (10,))
+
+
+HANGING_TASK = """
+import time
+from footplate.section import Section
+from footplate.step import Step
+
+class Config(Section):
+    updates: int = 1000
+
+def train(config, context):
+    try:
+        for update in range(1, config.updates + 1):
+            time.sleep(0.01)
+            yield Step(update, {"train/loss": 1.0})
+            while update == 5:
+                time.sleep(0.01)
+    finally:
+        print("closing", flush=True)
+        time.sleep(300)
+"""
+
+
+def test_a_third_ctrl_c_leaves_at_once_what_does_not_end(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING_TASK)
+    (tmp_path / "hanging.yaml").write_text(f"task: {tmp_path / 'hanging.py'}\n")
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-m", "footplate", "train", "hanging.yaml", "--runs", "runs"]
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, cwd=tmp_path) as process,
+    ):
+        moments: list[Callable[[], bool]] = [
+            lambda: last_update(RunFolder(tmp_path / "runs" / "hanging")) >= 4,
+            lambda: "again abandons it" in output.read_text(),
+            lambda: "closing" in output.read_text(),
+        ]
+        for reached in moments:
+            while not reached():
+                assert process.poll() is None, output.read_text()
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "Traceback" not in output.read_text()
