@@ -3,11 +3,12 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 KILLS ?= 200
+MINUTES ?= 5
 BIN := .venv/bin
 READY := .venv/ready
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check learn chaos benchmark clean
+.PHONY: demo test check learn chaos ray-chaos benchmark clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: torch, then the rest; some minutes the first time"
@@ -32,6 +33,9 @@ check: $(READY)  ## format, lint, types, layers, quick tests
 chaos: $(READY)  ## kill runs at random moments and resume them; KILLS=, RECIPE=, ON="ray --workers 2"; writes docs/resume.md
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(ON),--on $(ON))
 
+ray-chaos: $(READY)  ## lose workers, machines and drivers of runs on several raylets; MINUTES=; writes docs/resume.md
+	$(BIN)/python benchmarks/ray_chaos.py --minutes $(MINUTES)
+
 learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 	$(BIN)/python benchmarks/learn.py
 
@@ -47,6 +51,7 @@ benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes doc
 	$(BIN)/python benchmarks/paac_profile.py
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/ray_scaling.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

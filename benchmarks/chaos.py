@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kills import MOMENTS, SHARES, Figures, Victim, check_equal, kill_a_worker, kill_all_of
+from kills import MOMENTS, SHARES, Figures, Victim, check_equal, kill_all_of
 from report import machine, replace_block
 
 ROOT = Path(__file__).parents[1]
@@ -34,14 +34,13 @@ def torment(
 
     Raises AssertionError, and keeps the runs, where one ends differently.
     """
-    wanted, ray = figures.kills + kills, "on=ray" in overrides
+    wanted = figures.kills + kills
     through = Victim(recipe, overrides, runs, f"{recipe}-through", Figures()).let_it_end()
     while figures.kills < wanted:
         victim = Victim(recipe, overrides, runs, f"{recipe}-killed-{figures.runs + 1}", figures)
         for _ in range(min(KILLS_OF_A_RUN, wanted - figures.kills)):
             moment = chance.choices(MOMENTS, SHARES)[0]
-            kill = kill_a_worker if ray and moment != "start" and chance.random() < 0.5 else kill_all_of
-            if not victim.live_and_die(moment, chance, kill):
+            if not victim.live_and_die(moment, chance, kill_all_of):
                 break
         check_equal(through, victim.let_it_end())
         figures.runs += 1

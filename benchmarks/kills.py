@@ -147,17 +147,9 @@ def kill_all_of(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def kill_a_worker(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL one of Ray's training workers; returns when the driver has ended too. Raises RuntimeError without any."""
-    sessions = {process.pid, os.getsid(0)}  # a cluster of the driver's own, or of this process
-    workers = [
-        pid for session in sessions for pid in _members(session) if _title(pid).startswith("ray::RayTrainWorker")
-    ]
-    if not workers:
-        raise RuntimeError("there is no training worker to kill")
-    os.kill(max(workers), signal.SIGKILL)
-    if process.wait(LIFE_SECONDS) != 1:
-        raise RuntimeError(f"the driver ended with {process.returncode} when a worker was killed, and not with 1")
+def training_workers(session: int) -> list[int]:
+    """Ray's training workers among the processes of a session."""
+    return sorted(pid for pid in _members(session) if _title(pid).startswith("ray::RayTrainWorker"))
 
 
 def check_equal(through: RunFolder, killed: RunFolder) -> None:

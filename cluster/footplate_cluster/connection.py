@@ -9,11 +9,14 @@ from contextlib import contextmanager
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever else runs would starve the training
+# What Ray says about workers and machines that died, at length, on the driver's screen: a line of our own tells it.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 import ray
 
 from footplate.errors import FootplateError
 from footplate.job import Job
+from footplate_cluster.capacity import room
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -86,27 +89,30 @@ def _check_address(address: str | None) -> None:
 
 
 def share_of_a_worker(job: Job) -> dict[str, float]:
-    """The resources that each worker reserves. Raises FootplateError at once where the cluster does not have them."""
+    """The resources that each worker reserves.
+
+    Raises FootplateError at once where the cluster does not have them, unless the job waits until it does.
+    """
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = job.resources.workers
+    workers = job.resources.fewest_workers
     gpus = job.resources.gpus_per_worker
     if gpus == 0 and (job.device == "cuda" or (job.device == "auto" and total.get("GPU", 0) >= workers)):
         gpus = 1
-    share: dict[str, float] = {"CPU": job.resources.cpus_per_worker, "GPU": gpus}
+    asked: dict[str, float] = {"CPU": job.resources.cpus_per_worker, "GPU": gpus}
+    share = {kind: amount for kind, amount in asked.items() if amount}
+    if job.resources.wait:
+        return share
     for kind, amount in share.items():
         needed = workers * amount
         if needed > (there := total.get(kind, 0)):
             raise FootplateError(
                 f"resources: {workers} x {amount:g} {kind} = {needed:g} {kind} are needed, the cluster has {there:g}; "
-                f"ask for fewer with --workers or resources.{kind.lower()}s_per_worker"
+                f"ask for fewer with --workers or resources.{kind.lower()}s_per_worker, or let it grow with --wait"
             )
-    share = {kind: amount for kind, amount in share.items() if amount}
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(int(min(node.get(kind, 0) // amount for kind, amount in share.items())) for node in nodes)
-    if room < workers:
+    if (there := room(share)) < workers:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
         raise FootplateError(
-            f"resources: the cluster's nodes have room for {room} workers of {wanted} each, and {workers} are needed; "
+            f"resources: the cluster's nodes have room for {there} workers of {wanted} each, and {workers} are needed; "
             "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
         )
     return share

@@ -17,9 +17,9 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor, nn
 
-from footplate.errors import TrainingError
+from footplate.faults import LostWorkerError
 from footplate.optimizers import RmsProp
-from footplate.pool import ADVICE, DebugSettings, debug_settings, settle
+from footplate.pool import DebugSettings, debug_settings, settle
 from footplate.shared_parameters import SharedParameters
 
 Flat = NDArray[Any]
@@ -58,8 +58,8 @@ class _Keeper:
 class RayParameters:
     """`Parameters` that an actor holds: the same arithmetic as in shared memory, by the same code.
 
-    Pickles as a handle of the actor; `module` stays in the process that made this. Raises TrainingError where the
-    actor has died.
+    Pickles as a handle of the actor; `module` stays in the process that made this. Raises
+    LostWorkerError where the actor has died.
     """
 
     def __init__(self, module: nn.Module, optimizer: RmsProp, group: PlacementGroup) -> None:
@@ -122,4 +122,4 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayActorError as death:
-        raise TrainingError(f"parameters: the actor that held them died; {ADVICE}") from death
+        raise LostWorkerError("the actor that held the parameters died") from death

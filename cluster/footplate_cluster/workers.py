@@ -1,59 +1,95 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
 import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
-import torch
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError
+from footplate.errors import FootplateError, TrainingError
 from footplate.execution import run
+from footplate.faults import LostWorkerError, SilentWorkerError, losses_named
 from footplate.folder import RunFolder
 from footplate.job import job_from_yaml
 from footplate.launch import newest_checkpoint
+from footplate.pool import described
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
+from footplate_cluster.marker import problem_with
+from footplate_cluster.roll import Roll
+
+SECONDS_TO_TELL = 4.0
+"""Ray looks at its workers every two seconds: whoever only lost another one lets the cause be seen first."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group."""
+    """Run a job (`config["job"]`, YAML) in its folder (`config["folder"]`) as one rank of a data-parallel group.
+
+    `config["start"]` names this start of the workers: it is the key of their roll, and what the folder's marker says.
+    """
     job = job_from_yaml(config["job"])
-    folder = visible_folder(config["folder"])
+    folder = RunFolder(Path(config["folder"]))
     worker = ray.train.get_context()
-    rank, ranks = worker.get_world_rank(), worker.get_world_size()
     context = Context(
         seed=job.seed,
         device=ray.train.torch.get_device(),
         precision=job.precision,
-        rank=rank,
-        ranks=ranks,
+        rank=worker.get_world_rank(),
+        ranks=worker.get_world_size(),
         folder=folder.path,
-        checkpoint=agreed_checkpoint(folder, rank, ranks),
     )
-    for _ in run(job, context):
-        pass
-
-
-def visible_folder(path: str) -> RunFolder:
-    """The run folder at this path. Raises FootplateError where this machine does not see it."""
-    folder = RunFolder(Path(path))
-    if not folder.job.is_file():
-        raise FootplateError(
-            f"{folder.path}: a worker on {socket.gethostname()} cannot see the run folder; use --runs on a shared disk"
-        )
-    return folder
-
-
-def agreed_checkpoint(folder: RunFolder, rank: int, ranks: int) -> Checkpoint | None:
-    """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
+    roll = Roll(config["start"])
+    roll.sign(context.rank)
     # Nobody sees what a worker prints; the driver's terminal follows the log.
     log = Guard("log.txt", LogFile(folder.log), print)
-    found = newest_checkpoint(folder, log.message) if rank == 0 else None
-    update = torch.tensor([-1 if found is None else found.update])
-    if ranks > 1:
-        torch.distributed.broadcast(update, src=0)
-    return None if int(update) < 0 else CheckpointStore(folder.checkpoints).at(int(update))
+    with _failures_told(roll, context, log), losses_named():
+        _refuse_another_folder(context, folder, config["start"])
+        checkpoint = _newest_checkpoint(folder, context, log)
+        for _ in run(job, replace(context, checkpoint=checkpoint)):
+            pass
+
+
+@contextmanager
+def _failures_told(roll: Roll, context: Context, log: Guard) -> Iterator[None]:
+    """Raise nothing but FootplateErrors, which travel well, and say which worker failed where there are several."""
+    where = f"worker {context.rank} on {socket.gethostname()}: " if context.ranks > 1 else ""
+    try:
+        yield
+    except LostWorkerError as error:
+        if isinstance(error, SilentWorkerError):
+            roll.wait_in_vain(context.rank)
+        time.sleep(SECONDS_TO_TELL)
+        raise
+    except TrainingError as error:
+        raise TrainingError(f"{where}{error}") from error
+    except FootplateError:
+        raise
+    except Exception as error:
+        if context.rank > 0:  # rank 0's own record has done so
+            log.message(traceback.format_exc().rstrip())
+        assert context.folder is not None
+        raise TrainingError(
+            f"{where}{described(error)}; mend it, then `footplate resume {RunFolder(context.folder).argument}` goes on"
+        ) from error
+
+
+def _refuse_another_folder(context: Context, folder: RunFolder, token: str) -> None:
+    """Raise FootplateError on all ranks where one of them does not see the driver's folder."""
+    problems = [problem for problem in context.gather(problem_with(folder.path, token)) if problem is not None]
+    if problems:
+        raise FootplateError(problems[0])
+
+
+def _newest_checkpoint(folder: RunFolder, context: Context, log: Guard) -> Checkpoint | None:
+    """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
+    found = newest_checkpoint(folder, log.message) if context.rank == 0 else None
+    update = context.broadcast(None if found is None else found.update)
+    return None if update is None else CheckpointStore(folder.checkpoints).at(update)

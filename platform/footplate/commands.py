@@ -34,7 +34,8 @@ def train(
     device: Device = None,
     on: Annotated[str | None, typer.Option(help="here, or ray")] = None,
     address: Annotated[str | None, typer.Option(help="the Ray cluster: local, auto, or host:6379")] = None,
-    workers: Annotated[int | None, typer.Option(help="how many workers share each update's batch")] = None,
+    workers: Annotated[str | None, typer.Option(help="how many share each update's batch: 2, or 1:4")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for a cluster that is too small to grow")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="a few updates, deterministic, with anomaly detection")
     ] = False,
@@ -46,6 +47,7 @@ def train(
     from footplate.tracking import require_trackers
 
     flags = {"device": device, "on": on, "address": address, "resources.workers": workers}
+    flags["resources.wait"] = "true" if wait else None
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     job = load_job(recipe, [*(overrides or []), *given], debug=debug).settled()
     require_trackers(job)

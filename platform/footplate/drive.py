@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from footplate.context import Context
+from footplate.faults import lack_of_memory_named, losses_named
 from footplate.folder import RunFolder
 from footplate.job import Job
 from footplate.ledger import Ledger
@@ -28,7 +29,7 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
         if context.folder is None or context.rank > 0
         else Record(job, RunFolder(context.folder), books.ledger)
     )
-    with closing(steps), recording as record:
+    with closing(steps), recording as record, lack_of_memory_named(), losses_named():
         if record is not None:
             record.say_what_the_device_lacks(context.device.type)
         if (reason := books.stopping.reason()) is not None:  # killed after its last checkpoint, before it could say so

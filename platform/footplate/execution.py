@@ -1,7 +1,6 @@
 """`run`: the only way to execute anything. Launchers differ in where they call it, never in what they call."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,11 @@ import torch
 from footplate.checkpoint import Checkpoint
 from footplate.context import Context
 from footplate.drive import drive
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError
+from footplate.faults import lack_of_memory_named
 from footplate.job import Job
 from footplate.step import Step
 from footplate.tasks import load_task
-
-_LACK_OF_MEMORY = re.compile("allocate memory|out of memory|not enough memory|size calculation overflowed")
-"""What torch says: for a GPU's memory it has an exception of its own, for the host's only these words."""
 
 
 def run(job: Job, context: Context | None = None) -> Iterator[Step]:
@@ -82,14 +79,8 @@ def process_settings(job: Job) -> Iterator[None]:
     torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
     torch.autograd.set_detect_anomaly(job.debug)
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or _LACK_OF_MEMORY.search(str(error)):
-            raise TrainingError(
-                "memory: the job needs more than there is; make the model, its batches or the beam smaller, "
-                "or set update.accumulate"
-            ) from error
-        raise
+        with lack_of_memory_named():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(determinism)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from footplate.section import Count, NonNegative, Positive, Section
+from footplate.section import Count, NonNegative, Positive, Section, WholeNumber
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 
@@ -19,8 +19,9 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 class Resources(Section):
     """What each worker of a cluster run asks for; a run in this process is always one worker."""
 
-    workers: Count = 1
-    """How many processes share each update; the result is the same for any number, up to rounding."""
+    workers: int | str = 1
+    """How many processes share each update; the result is the same for any number, up to rounding. `1:4` takes as
+    many between these as the cluster has room for, and another number whenever machines come or go."""
     cpus_per_worker: Count = 1
     """CPU cores that the cluster reserves for each worker."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
@@ -28,6 +29,39 @@ class Resources(Section):
     cpus_per_actor: Positive | None = None
     """CPU cores that the cluster reserves for each actor of a task that has them; null: 1, or on a cluster that is
     started on this machine an equal part of what the task itself leaves over, if that is less."""
+    wait: bool = False
+    """Wait for a cluster that is too small to grow; otherwise it is refused at once."""
+
+    @field_validator("workers")
+    @classmethod
+    def _is_a_number_or_two(cls, workers: int | str) -> int | str:
+        numbers = [part.strip() for part in str(workers).split(":")]
+        if len(numbers) > 2 or not all(number.isascii() and number.isdecimal() for number in numbers):
+            raise ValueError(f"{workers!r} is no number of workers; give one, or the fewest and the most such as 1:4")
+        if not 1 <= int(numbers[0]) <= int(numbers[-1]):
+            raise ValueError(f"{workers} is no number of workers; the fewest must be at least 1, the most no fewer")
+        return workers
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many workers the run makes do."""
+        return int(str(self.workers).split(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers the run takes where it can have them."""
+        return int(str(self.workers).split(":")[-1])
+
+
+class Faults(Section):
+    """What a run on a cluster does when workers or machines are lost."""
+
+    restarts: WholeNumber = 3
+    """How often in a row the run goes on by itself from its newest checkpoint; each new checkpoint counts anew."""
+    timeout_seconds: Positive = 1800.0
+    """How long workers wait for one that does not answer before it counts as lost; longer than an evaluation takes."""
+    wait_seconds: NonNegative = 600.0
+    """How long a run that lost machines waits until the cluster has room for its workers again."""
 
 
 class Best(Section):
@@ -120,6 +154,8 @@ class Job(Section):
     """Detect anomalies in the backward pass; `--debug` sets it, and shrinks the job to a few updates."""
     resources: Resources = Resources()
     """What each worker of a cluster run asks for."""
+    faults: Faults = Faults()
+    """What a cluster run does when workers or machines are lost."""
     best: Best | None = None
     """Which metric tells the best checkpoint; null if there is no such thing."""
     stop: Stop = Stop()
@@ -161,7 +197,7 @@ class Job(Section):
             return self
         elsewhere = self.on != "here" and self.address not in (None, "local")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = self.resources.cpus_per_worker if elsewhere else max(1, cores // self.resources.workers)
+        threads = self.resources.cpus_per_worker if elsewhere else max(1, cores // self.resources.most_workers)
         return self.model_copy(update={"threads": threads})
 
     def to_yaml(self) -> str:
@@ -210,6 +246,7 @@ def job_from_yaml(text: str) -> Job:
 
 __all__ = [
     "Best",
+    "Faults",
     "Job",
     "Precision",
     "Resources",

@@ -8,7 +8,7 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
 from footplate.interrupts import stop_on_signals
-from footplate.job import Job, Resources
+from footplate.job import Faults, Job, Resources
 
 
 class Launcher(Protocol):
@@ -38,12 +38,15 @@ def find_launcher(job: Job) -> Launcher:
 
 
 def _refuse_what_only_a_cluster_has(job: Job) -> None:
-    if job.resources.workers > 1:
-        count = job.resources.workers
+    if (count := job.resources.most_workers) > 1:
         raise FootplateError(f"resources.workers: {count} workers need Ray; add --on ray, or use 1 worker")
     if job.resources != Resources():
         raise FootplateError(
             "resources: are what a cluster reserves, and this job runs here; add --on ray, or drop them"
+        )
+    if job.faults != Faults():
+        raise FootplateError(
+            "faults: are what a cluster run does about lost workers, and this job runs here; add --on ray, or drop them"
         )
     if job.address is not None:
         raise FootplateError(f"address: {job.address} is a cluster's, and this job runs here; add --on ray, or drop it")

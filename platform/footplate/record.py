@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from footplate.checkpoint import CheckpointStore
-from footplate.errors import TrainingError
+from footplate.errors import FootplateError, TrainingError
+from footplate.faults import LostWorkerError
 from footplate.folder import RunFolder
 from footplate.job import Job
 from footplate.ledger import Ledger
@@ -67,6 +68,8 @@ class Record:
     ) -> None:
         if isinstance(error, GeneratorExit | KeyboardInterrupt):
             self._outcome = "stopped"
+        elif isinstance(error, LostWorkerError):
+            self._outcome = "killed"
         elif error is not None:
             self._fail(error)
         unsaved = self._finish_saving()
@@ -87,7 +90,10 @@ class Record:
         self._status["error"] = f"{type(error).__name__}: {error}"
         # The screen shows it anyway.
         with suppress(OSError), self._folder.log.open("a") as log:
-            traceback.print_exception(error, file=log)
+            if isinstance(error, FootplateError):
+                log.write(f"error: {error}\n")
+            else:
+                traceback.print_exception(error, file=log)
 
     def _finish_saving(self) -> TrainingError | None:
         """Wait for the last checkpoint; the error of a run that ends without it. It was reported where it failed."""

@@ -57,10 +57,10 @@ NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate pl
 def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says, or there would be several learners."""
     assert isinstance(job.config, Config)
-    if job.resources.workers > 1:
+    if job.resources.most_workers > 1:
         raise ValueError(
             f"resources.workers: {job.resources.workers} are ranks, and Ape-X has one learner; use 1, and "
-            f"actors={job.resources.workers}"
+            f"actors={job.resources.most_workers}"
         )
     require_saves_at_resets(job, job.config.reset_every_updates)
 

@@ -113,10 +113,10 @@ class AsynchronousConfig(Section):
 def check_asynchronous(job: Job, every_evaluation: int) -> None:
     """Raise ValueError where the job asks for reports, checkpoints or a precision that there can't be."""
     assert isinstance(job.config, AsynchronousConfig)
-    if job.resources.workers > 1:
+    if job.resources.most_workers > 1:
         raise ValueError(
             f"resources.workers: {job.resources.workers} are ranks, and an asynchronous agent has workers of its own; "
-            f"use 1, and workers={job.resources.workers}"
+            f"use 1, and workers={job.resources.most_workers}"
         )
     reset, size, rows = job.config.reset_every_updates, job.config.round_updates, job.track.every_updates
     for key, every in (("save.every_updates", job.save.every_updates), ("evaluate.every_updates", every_evaluation)):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from kills import Figures, Victim, check_equal, kill_a_worker, kill_all_of
+from kills import Figures, Victim, check_equal, kill_all_of
 from safetensors.torch import load_file
 
 from footplate.checkpoint import CheckpointStore
@@ -107,7 +107,7 @@ def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(cluster: None
 
 
 @pytest.mark.slow
-def test_a_run_survives_the_death_of_a_worker_and_of_its_driver(cluster: None, tmp_path: Path) -> None:
+def test_a_run_survives_the_death_of_its_driver(cluster: None, tmp_path: Path) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -116,12 +116,9 @@ def test_a_run_survives_the_death_of_a_worker_and_of_its_driver(cluster: None, t
     chance, figures = random.Random(3), Figures()
     through = Victim("copy-transformer", overrides, tmp_path, "through", Figures()).let_it_end()
     killed = Victim("copy-transformer", overrides, tmp_path, "killed", figures)
-    assert killed.live_and_die("training", chance, kill_a_worker)
-    assert "error: worker " in killed.output.read_text()
-    assert not (killed.folder.path / "ray").exists()
     assert killed.live_and_die("write", chance, kill_all_of)
     check_equal(through, killed.let_it_end())
-    assert figures.kills == 2
+    assert figures.kills == 1
     assert not (killed.folder.path / "ray").exists()
 
 
@@ -134,7 +131,7 @@ def test_what_the_cluster_does_not_have_is_refused_at_once(cluster: None, tmp_pa
         train(tmp_path, "copy-transformer", "greedy", "on=ray", "resources.workers=64")
     assert str(raised.value) == (
         f"resources: 64 x 1 CPU = 64 CPU are needed, the cluster has {os.cpu_count()}; "
-        "ask for fewer with --workers or resources.cpus_per_worker"
+        "ask for fewer with --workers or resources.cpus_per_worker, or let it grow with --wait"
     )
 
 

@@ -12,7 +12,7 @@ from footplate.tracking.log_file import without_stamp
 from footplate.tracking.metrics_file import read_row
 from footplate.tracking.tracker import Tracker
 
-OUTCOMES = ("finished", "stopped", "failed")
+OUTCOMES = ("finished", "stopped", "failed", "killed")
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -44,7 +44,7 @@ class Follower:
         """Tell what is new."""
         for line in self._messages.new_lines():
             text = without_stamp(line.decode(errors="replace"))
-            if text not in OUTCOMES:  # the log's last line; whoever follows says how it ended
+            if text not in OUTCOMES and not text.startswith("error: "):  # whoever follows says how it ended
                 self._tracker.message(text)
         for line in self._rows.new_lines():
             # Shared disks may show a line before its bytes: the screen does without, the file will be whole.

@@ -27,7 +27,7 @@ class Tracker(Protocol):
         """How far something is that happens between two updates."""
 
     def close(self, outcome: str) -> None:
-        """The run is over: `finished`, `stopped` or `failed`. Nothing follows."""
+        """The run is over: `finished`, `stopped`, `failed`, or `killed` with another worker. Nothing follows."""
 
 
 class Call(NamedTuple):

@@ -1,0 +1,103 @@
+"""What failed workers mean, what the run does about it, and how a strange run folder is noticed; no cluster needed."""
+
+from pathlib import Path
+
+import pytest
+
+from footplate.errors import FootplateError, TrainingError
+from footplate.faults import LostWorkerError, SilentWorkerError
+from footplate_cluster import connection  # noqa: F401  # sets what Ray reads when it is imported
+from footplate_cluster.failures import loss
+from footplate_cluster.marker import problem_with, write_marker
+from footplate_cluster.roll import Place
+from footplate_cluster.supervision import Restarts
+
+PLACES = {rank: Place(f"node{rank // 2}", 100 + rank, f"id{rank // 2}") for rank in range(4)}
+DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n"
+
+
+def group_error(failures: dict[int, Exception]) -> Exception:
+    from ray.train import WorkerGroupError
+
+    return WorkerGroupError("failed", failures)
+
+
+def dead(said: str) -> Exception:
+    from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    return WorkerHealthCheckFailedError("a health check failed", RayActorError(error_msg=DIED + said))
+
+
+def hanging() -> Exception:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+
+    return WorkerHealthCheckTimeoutError("hangs")
+
+
+@pytest.mark.parametrize(
+    ("failures", "waiting", "told"),
+    [
+        ({1: dead("Worker unexpectedly exits with a connection error code 2.")}, set(), "worker 1 on node0 died"),
+        ({0: LostWorkerError("gone"), 3: dead("")}, set(), "worker 3 on node1 died"),
+        (
+            {2: dead("its node has died"), 3: dead("its node has died")},
+            set(),
+            "the machine of workers 2 and 3 on node1 is gone",
+        ),
+        ({0: dead(""), 3: dead("")}, set(), "worker 0 on node0 died; worker 3 on node1 died"),
+        (
+            {0: dead("Task was killed due to the node running low on memory.")},
+            set(),
+            "worker 0 on node0 was ended, as its machine ran out of memory",
+        ),
+        ({2: hanging()}, set(), "worker 2 on node1 did not answer for 60 seconds"),
+        ({0: SilentWorkerError("silent")}, {0, 1, 3}, "worker 2 on node1 did not answer for 60 seconds"),
+        ({0: LostWorkerError("gone")}, set(), "a worker died"),
+    ],
+)
+def test_the_loss_of_workers_is_told_in_a_line(failures: dict[int, Exception], waiting: set[int], told: str) -> None:
+    assert loss(group_error(failures), PLACES, waiting, 60.0) == told
+
+
+def test_a_mistake_is_raised_whatever_else_was_lost() -> None:
+    mistake = FootplateError("vocabulary.size: too many; take fewer")
+    with pytest.raises(FootplateError) as raised:
+        loss(group_error({0: LostWorkerError("gone"), 1: mistake, 2: dead("")}), PLACES, set(), 60.0)
+    assert raised.value is mistake
+    with pytest.raises(TrainingError, match=r"^worker 1: ValueError: the line broke$"):
+        loss(group_error({1: ValueError("the line\n broke")}), PLACES, set(), 60.0)
+
+
+def test_workers_that_did_not_start_and_a_lost_controller_are_losses() -> None:
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    assert (
+        loss(ControllerError(WorkerGroupStartupTimeoutError(2)), {}, set(), 1.0) == "the workers could not be started"
+    )
+    assert loss(RayActorError(), {}, set(), 1.0) == "Ray's controller of the run died"
+    with pytest.raises(ControllerError):
+        loss(ControllerError(ValueError("Ray's own")), {}, set(), 1.0)
+
+
+def test_a_new_checkpoint_counts_the_restarts_anew() -> None:
+    restarts = Restarts(2)
+    assert [restarts.count(update) for update in (0, 0, 40, 40, 40)] == [1, 2, 1, 2, None]
+    assert Restarts(0).count(7) is None
+
+
+def test_a_worker_that_sees_another_folder_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    folder, elsewhere, older = (tmp_path / name for name in ("run", "elsewhere", "older"))
+    for path in (folder, elsewhere, older):
+        path.mkdir()
+    write_marker(older, "another start's token")
+    write_marker(folder, "token")
+    assert problem_with(folder, "token") is None
+    for path in (elsewhere, older, tmp_path / "nowhere"):
+        assert problem_with(path, "token") == (
+            f"{path}: on node7 this is not the run folder that the driver sees; "
+            "give --runs a folder on a disk that all machines of the cluster share"
+        )
