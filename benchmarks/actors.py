@@ -7,7 +7,7 @@ that they played once, and the learner learns nothing. So the figures are what t
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def main() -> None:
     counts, seconds = options.askers, options.seconds
     head = ["| | " + " | ".join(map(str, counts)) + " | saturated from |", "|---" * (len(counts) + 2) + "|"]
     notes = ["", f"`python benchmarks/actors.py --seconds {seconds:g} --write`; {machine()}."]
-    with connected(None):
+    with connected(None) if "ray" in options.where else nullcontext():
         if options.only != "shards":
             lines = [
                 row(f"updates/s, {name}", counts, lambda count, where=where: pushes_a_second(where, count, seconds)[0])  # type: ignore[misc]

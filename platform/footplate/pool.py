@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import connection, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import torch
@@ -147,6 +147,7 @@ class ProcessPool:
         # One thread a worker does nothing but wait for its answers: a future that needs no machinery of our own.
         self._threads = [ThreadPoolExecutor(1, f"worker {number}") for number in range(self.count)]
         self._futures: set[Future[Any]] = set()
+        self._at_work = [Lock() for _ in range(self.count)]
         started = [self._started(number) for number in range(self.count)]
         self._processes = [process for process, _ in started]
         self._pipes = [pipe for _, pipe in started]
@@ -180,7 +181,7 @@ class ProcessPool:
         wait(list(self._futures))
 
     def close(self) -> None:
-        ended = [number for number, pipe in enumerate(self._pipes) if not self._asked_to_end(pipe)]
+        ended = [number for number in range(self.count) if not self._asked_to_end(number)]
         for number, process in enumerate(self._processes):
             process.join(0 if self._futures or number in ended else _SECONDS_TO_END)
             if process.is_alive():
@@ -191,19 +192,23 @@ class ProcessPool:
         for pipe in self._pipes:
             pipe.close()
 
-    @staticmethod
-    def _asked_to_end(pipe: connection.Connection) -> bool:
+    def _asked_to_end(self, worker: int) -> bool:
+        if not self._at_work[worker].acquire(blocking=False):
+            return False  # in the middle of what is being sent to it this would be noise
         try:
-            pipe.send(None)
+            self._pipes[worker].send(None)
         except OSError:
             return False
+        finally:
+            self._at_work[worker].release()
         return True
 
     def _call(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
         pipe, process = self._pipes[worker], self._processes[worker]
         try:
-            pipe.send((method, arguments))
-            answer, problem = pipe.recv()
+            with self._at_work[worker]:
+                pipe.send((method, arguments))
+                answer, problem = pipe.recv()
         except (EOFError, OSError) as cause:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
             code = process.exitcode or 0
