@@ -52,6 +52,7 @@ benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes doc
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/ray_scaling.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -40,8 +40,12 @@ def connected(address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of a start that takes too long Ray says so with a bare Exception
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if address in (None, "local"):
+            raise FootplateError(
+                f"Ray did not start on this machine ({what}); try again when it has memory and processors to spare"
+            ) from error
         raise FootplateError(
             f"--address {address}: no Ray cluster answers there ({what}); start one with `ray start --head`"
         ) from error

@@ -3,6 +3,7 @@
 All of it is reserved at once or nothing is, so no driver ever waits for actors that other drivers keep from it.
 """
 
+import sys
 import uuid
 from collections.abc import Mapping
 from functools import partial
@@ -119,6 +120,7 @@ def _drive(job_yaml: str, path: str, token: str, group: PlacementGroup, cpus: fl
     job, folder = job_from_yaml(job_yaml), RunFolder(Path(path))
     if (problem := problem_with(folder.path, token)) is not None:
         raise FootplateError(problem)
+    sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     log = Guard("log.txt", LogFile(folder.log), print)  # nobody sees what is printed here
     context = Context(
         seed=job.seed,

@@ -1,6 +1,7 @@
 """What runs in each Ray Train worker: find the place, the rank and the checkpoint, then `run` as everywhere."""
 
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """
     job = job_from_yaml(config["job"])
     folder = RunFolder(Path(config["folder"]))
+    sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     worker = ray.train.get_context()
     context = Context(
         seed=job.seed,

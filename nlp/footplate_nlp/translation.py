@@ -22,12 +22,12 @@ from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
 from footplate_nlp.bootstrap import paired_bootstrap
-from footplate_nlp.corpora import Corpus, Folder, text_fingerprint
+from footplate_nlp.corpora import Corpus, Folder, members, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.members import Member, find_member, open_ensemble
-from footplate_nlp.metrics import as_table
+from footplate_nlp.metrics import as_table, score
 from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.report import Report, comparison_table, keep, length_table, require_same_texts, worst_table
@@ -159,6 +159,15 @@ def check(job: Job) -> None:
             f"average: {job.config.average} checkpoints, but save.keep_last: {job.save.keep_last} keeps fewer; "
             f"train with save.keep_last={job.config.average}, or average fewer"
         )
+
+
+def evaluated_metrics(config: Config) -> set[str]:
+    """What an evaluation in training measures."""
+    scoring = config.evaluate.scoring
+    scores = score(["a"], ["a"], scoring, target_language(config.corpus, scoring))
+    corpora = [f"{member.name}/" for member in members(config.corpus) if member.name is not None]
+    names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in scores}
+    return names | {"eval/loss", "eval/perplexity"}
 
 
 def check_evaluation(trained: Config, asked: Config) -> None:

@@ -39,10 +39,15 @@ FAILURES_IN_A_ROW = 3
 
 
 class Checkpoint:
-    """A complete checkpoint on disk. Raises CheckpointError, naming the file, where anything in it is damaged."""
+    """A complete checkpoint on disk. Raises CheckpointError, naming the file, where anything in it is damaged.
 
-    def __init__(self, folder: Path) -> None:
+    Without `segments` those are compared with the manifest only if and when a part reads them: gigabytes of a replay
+    need not be read for the sake of the weights.
+    """
+
+    def __init__(self, folder: Path, *, segments: bool = True) -> None:
         self.folder = folder
+        self._segments = segments
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -63,7 +68,7 @@ class Checkpoint:
             )
         for name, entry in manifest["files"].items():
             _verify(self.folder / name, entry["bytes"], entry["sha256"])
-        for name, size in manifest.get("segments", {}).items():
+        for name, size in manifest.get("segments", {}).items() if self._segments else ():
             _verify(self.folder.parent / FOLDER / name, size, name)
         return manifest
 
@@ -143,7 +148,8 @@ class CheckpointStore:
     """The checkpoints of one run: the newest `keep_last` and the `keep_best` of the best score stay.
 
     `report` is told, in a line, of everything that goes wrong without ending the run. `companions` are files, such as
-    the metrics, that reach the disk before a checkpoint does: it must never know more than they.
+    the metrics, that reach the disk before a checkpoint does: it must never know more than they. `segments` is said to
+    each `Checkpoint`.
     """
 
     def __init__(
@@ -155,6 +161,7 @@ class CheckpointStore:
         keep_best: int = 1,
         higher_is_better: bool = True,
         companions: Sequence[Path] = (),
+        segments: bool = True,
     ) -> None:
         self.folder = folder
         self._report = report
@@ -162,6 +169,7 @@ class CheckpointStore:
         self._keep_best = keep_best
         self._sign = 1 if higher_is_better else -1
         self._companions = companions
+        self._segments = segments
         self._snapshots: Snapshots | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -246,7 +254,7 @@ class CheckpointStore:
 
     def at(self, update: int) -> Checkpoint:
         """The checkpoint of this update."""
-        return Checkpoint(self.folder / f"{update:06d}")
+        return Checkpoint(self.folder / f"{update:06d}", segments=self._segments)
 
     def newest(self) -> Checkpoint | None:
         """The newest intact checkpoint, or None where there are none at all; damaged ones are reported and passed over.

@@ -67,11 +67,16 @@ def train(
 
 
 def resume(run: Run, runs: Runs = DEFAULT_RUNS) -> None:
-    """Go on with a run that was stopped or killed, from its newest checkpoint, as if nothing had happened."""
+    """Go on with a run or a sweep that was stopped or killed, from its newest checkpoints, as if nothing had been."""
     from footplate.folder import open_run
     from footplate.job import read_job
     from footplate.launch import launch
+    from footplate.sweeps.folder import find_sweep_folder
+    from footplate.sweeps.launch import resume_sweep
 
+    if (sweep := find_sweep_folder(run, runs)) is not None:
+        resume_sweep(sweep)
+        return
     folder = open_run(run, runs)
     if folder.read_status()["state"] == "finished":
         print(f"{folder.name}: finished already, nothing to do")
@@ -96,11 +101,16 @@ def evaluate(
 
 
 def recipes() -> None:
-    """List the recipes that ship with the installed packages."""
-    from footplate.recipes import list_recipes
+    """List the recipes that ship with the installed packages, and the sweeps."""
+    from footplate.document import read_document
+    from footplate.recipes import list_recipes, list_sweeps
     from footplate.tables import print_table
 
     print_table(("recipe", "task", "about"), [(recipe.name, recipe.task, recipe.about) for recipe in list_recipes()])
+    sweeps = [(name, read_document(path).data) for name, path in list_sweeps().items()]
+    print_table(
+        ("sweep", "recipe", "about"), [(name, str(data["recipe"]), str(data["about"])) for name, data in sweeps]
+    )
 
 
 def runs(runs: Runs = DEFAULT_RUNS) -> None:
@@ -117,27 +127,32 @@ def runs(runs: Runs = DEFAULT_RUNS) -> None:
 
 def show(
     run: Run,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="the PNG; curves.png in the run folder if none")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the PNG; in the run folder if none")] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
-    """Print a run's summary and draw its curves."""
+    """Print a run's summary and draw its curves; of a sweep, the table and how settings and score go together."""
     from footplate.folder import open_run
     from footplate.show import show as show_run
+    from footplate.sweeps.folder import find_sweep_folder
+    from footplate.sweeps.results import show_sweep
 
+    if (sweep := find_sweep_folder(run, runs)) is not None:
+        show_sweep(sweep, output)
+        return
     show_run(open_run(run, runs), output)
 
 
 def schema(
-    task: Annotated[str | None, typer.Argument(help="one task's recipes; those of every task if none is given")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="one task's recipes; those of every task if none is given; `sweep` for sweeps")
+    ] = None,
 ) -> None:
-    """Print the JSON schema of recipes, with which an editor completes them."""
+    """Print the JSON schema of recipes, or of sweeps, with which an editor completes them."""
     import json
 
-    from footplate.schema import job_schema
+    from footplate.schema import job_schema, sweep_schema
 
-    print(json.dumps(job_schema(task), indent=2))
+    print(json.dumps(sweep_schema() if task == "sweep" else job_schema(task), indent=2))
 
 
 def _say_what_next(folder: "RunFolder") -> None:

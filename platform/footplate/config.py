@@ -64,6 +64,20 @@ def resolve(document: Document, overrides: Sequence[str], *, debug: bool = False
     return job
 
 
+def resolve_section(section: type[SectionType], document: Document, overrides: Sequence[str]) -> SectionType:
+    """What a file that is one section describes, with the overrides. Raises ConfigError with all problems."""
+    wanted, unreadable = _parse_overrides(overrides)
+    fields = section.model_fields
+    document.data = _filled(fields, document.data)
+    unreadable = _override(document, fields, wanted, COMMAND_LINE) + unreadable
+    root = Place(document.data, fields=fields)
+    unknown = [Problem((key,), unknown_key(key, root, root)) for key in document.data if key not in fields]
+    found, problems = _validate(section, document.data, fields)
+    if found is None or unknown or unreadable:
+        raise ConfigError(_lines(document, [*unknown, *problems]) + unreadable)
+    return found
+
+
 def _load_task(document: Document) -> Task:
     name = document.data.get("task")
     if name is None:

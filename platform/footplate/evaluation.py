@@ -12,20 +12,26 @@ from footplate.job import Job, load_job, read_job
 from footplate.step import metric_value
 from footplate.tasks import load_task
 from footplate.tracking.console import Console
+from footplate.tracking.log_file import SampleFiles
 from footplate.tracking.messages import messages_to
 
 _KEYS_OF_ANY_JOB = ("seed", "device", "precision", "threads", "deterministic", "debug")
 _SCHEDULE = "evaluate.every_updates"
+_KEPT = "evaluations"
 
 
 def choose_checkpoint(folder: RunFolder, which: str, job: Job) -> Checkpoint:
     """The run's checkpoint called `best` (the newest where none has a score), `last`, or by its update.
 
-    Raises CheckpointError where there is none.
+    Its weights are verified; large pieces that only training needs, such as a replay, are not looked at. Raises
+    CheckpointError where there is none.
     """
     higher = job.best is None or job.best.better == "higher"
-    # Not on stdout: that is where translations go.
-    store = CheckpointStore(folder.checkpoints, lambda line: print(line, file=sys.stderr), higher_is_better=higher)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)  # stdout is where translations go
+
+    store = CheckpointStore(folder.checkpoints, say, higher_is_better=higher, segments=False)
     if which.isdecimal() and which.isascii():
         if int(which) not in store.updates():
             there = ", ".join(map(str, store.updates())) or "none"
@@ -80,6 +86,7 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], which: str) -> dic
                 console.activity(step.activity)
             if step.media:
                 console.media(step.update, step.media)
+                SampleFiles(folder.path / _KEPT).pictures(step.update, step.media)
             numbers = ((name, metric_value(metric)) for name, metric in step.metrics.items())
             metrics |= {name: value for name, value in numbers if value is not None}
     print(f"{folder.name}, checkpoint of update {checkpoint.update}:")

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from footplate.errors import FootplateError
 
+SWEEP_FILE = "sweep.yaml"
+"""What makes a folder a sweep's; its run folders lie inside."""
 _LEFTOVER = re.compile(r"\.(job|status|metrics\.jsonl|data)-|\.wandb")
 """What is written beside its place and then renamed; other hidden files are the user's."""
 
@@ -188,6 +190,10 @@ def open_run(run: str | Path, runs: Path) -> RunFolder:
     for path in (runs / run, Path(run)):
         if (path / "job.yaml").is_file():
             return RunFolder(path)
+        if (path / SWEEP_FILE).is_file():
+            raise FootplateError(
+                f"{run}: is a sweep; name one of its trials, which `footplate runs --runs {relative(path)}` lists"
+            )
     raise FootplateError(
         f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs` lists them"
     )

@@ -8,21 +8,21 @@ one on a cluster: `context.pool` is the function that opens one.
 """
 
 import logging
-import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
 from torch import multiprocessing
 
 from footplate.errors import FootplateError, TrainingError
+from footplate.orphans import end_with_parent
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _SECONDS_TO_END = 5.0
@@ -229,7 +229,7 @@ def _serve(
     """What a worker's process does: make the worker, then answer calls until it is told to end."""
     # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     settle(settings)
     worker, failure = tried(number, make, arguments)
     try:
@@ -257,11 +257,3 @@ def described(problem: Exception) -> str:
     place = traceback.extract_tb(problem.__traceback__)[-1]
     message = " ".join(str(problem).split())
     return f"{type(problem).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as its parent has ended, even by SIGKILL, and whatever is under way here."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

@@ -2,14 +2,37 @@
 
 from pathlib import Path
 
-from footplate.errors import ConfigError
-from footplate.folder import RunFolder, relative
+from footplate.errors import ConfigError, FootplateError
+from footplate.folder import SWEEP_FILE, RunFolder, relative
 
 
 def list_runs(runs: Path) -> list[tuple[str, str, str, str, str]]:
-    """Name, task, state, updates made and best score of every run under a folder, the newest last."""
-    folders = [RunFolder(job.parent) for job in runs.glob("*/job.yaml")]
-    return [_row(folder) for folder in sorted(folders, key=lambda folder: folder.job.stat().st_mtime)]
+    """Name, task, state, updates made and best score of every run under a folder, the newest last; so of sweeps."""
+    files = [*runs.glob("*/job.yaml"), *runs.glob(f"*/{SWEEP_FILE}")]
+    return [
+        _sweep_row(file.parent) if file.name == SWEEP_FILE else _row(RunFolder(file.parent))
+        for file in sorted(files, key=lambda file: file.stat().st_mtime)
+    ]
+
+
+def _sweep_row(path: Path) -> tuple[str, str, str, str, str]:
+    from footplate.sweeps.folder import SweepFolder
+
+    try:
+        sweep = SweepFolder(path)
+        ranked, metric = sweep.ranked(), sweep.best.metric
+    except FootplateError:
+        return (path.name, "sweep of ?", "?", "", "")
+    over = sum(standing.state in ("finished", "halved", "failed") for standing in ranked)
+    state = "finished" if over == len(ranked) else "running" if RunFolder(path).is_locked() else "stopped"
+    best = ranked[0].score
+    return (
+        sweep.name,
+        f"sweep of {Path(sweep.sweep.recipe).stem}",
+        state,
+        f"{over}/{len(ranked)} trials",
+        "" if best is None else f"{metric} {best:.4g}",
+    )
 
 
 def _row(folder: RunFolder) -> tuple[str, str, str, str, str]:

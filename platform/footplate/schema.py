@@ -33,6 +33,13 @@ def job_schema(task: str | None = None) -> Schema:
     return head | body | {"$defs": {name: definitions[name] for name in sorted(used)}}
 
 
+def sweep_schema() -> Schema:
+    """The schema of the file of a sweep."""
+    from footplate.sweeps.sweep import Sweep
+
+    return {"$schema": _DRAFT, **Sweep.model_json_schema(), "title": "Footplate sweep"}
+
+
 def _flat(task: str, job: Schema, config: Schema) -> Schema:
     """The keys of the job and of the task's config side by side."""
     properties = {name: schema for name, schema in job["properties"].items() if name != "config"}

@@ -72,6 +72,9 @@ class Video:
     """A finished video file."""
 
     path: Path
+    caption: str = ""
+    beside: Path | None = None
+    """A file that belongs to it and goes where it goes."""
 
 
 Medium = Table | Picture | Video

@@ -25,9 +25,9 @@ GROUP = "footplate.tasks"
 
 
 class Task(Protocol):
-    """What a task's module holds; `evaluate`, `check`, `check_evaluation`, `actors` and `DEBUG_OVERRIDES` are optional.
+    """What a task's module holds; all but `Config` and `train` is optional, so ask with `hasattr`.
 
-    So ask with `hasattr`.
+    Optional are `evaluate`, `check`, `check_evaluation`, `evaluated_metrics`, `actors` and `DEBUG_OVERRIDES`.
     """
 
     Config: type[Section]

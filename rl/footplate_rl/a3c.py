@@ -26,7 +26,7 @@ from footplate_rl.asynchronous import (
 )
 from footplate_rl.distributions import distribution_of
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import Group
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import MLP
@@ -68,11 +68,15 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 10,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:

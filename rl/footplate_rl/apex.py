@@ -21,13 +21,14 @@ from footplate.update import Update
 from footplate_rl.distributed.config import Config
 from footplate_rl.distributed.flow import Flow, make_worker
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.policy import Policy
 from footplate_rl.q_learning import ReplayLoss
 from footplate_rl.resets import require_saves_at_resets
 from footplate_rl.value_learning import epsilon_greedy, lessons_of, value_network
+from footplate_rl.watching import require_that_it_can_be_filmed
 
-__all__ = ["Config", "actors", "check", "evaluate", "saved_policy", "train"]
+__all__ = ["Config", "actors", "check", "evaluate", "evaluated_metrics", "saved_policy", "train"]
 
 DEBUG_OVERRIDES: Mapping[str, object] = {
     "steps": 260,
@@ -47,11 +48,15 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:
@@ -62,6 +67,7 @@ def check(job: Job) -> None:
             f"resources.workers: {job.resources.workers} are ranks, and Ape-X has one learner; use 1, and "
             f"actors={job.resources.most_workers}"
         )
+    require_that_it_can_be_filmed(job)
     require_saves_at_resets(job, job.config.reset_every_updates)
 
 

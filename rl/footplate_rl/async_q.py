@@ -27,7 +27,7 @@ from footplate_rl.asynchronous import (
     spaces_of,
 )
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.exploration import Choice, EpsilonGreedy, Exploration
 from footplate_rl.groups import Group
 from footplate_rl.policy import Policy
@@ -64,11 +64,15 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 10,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
 
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
+
+
+evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:

@@ -36,6 +36,7 @@ from footplate_rl.environments import (
 )
 from footplate_rl.networks import NIPS, Network
 from footplate_rl.rollout import Rollout
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 
 class AsynchronousConfig(Section):
@@ -132,6 +133,7 @@ def check_asynchronous(job: Job, every_evaluation: int) -> None:
         )
     if job.precision not in ("fp32", "fp64"):
         raise ValueError(f"precision: {job.precision} is not for asynchronous workers; use fp32 or fp64")
+    require_that_it_can_be_filmed(job)
 
 
 def spaces_of(

@@ -36,6 +36,8 @@ _SCREEN_HEIGHT, _SCREEN_WIDTH = 210, 160
 class AtariEnvironments:
     """`Environments` of one game; `training` is whether a lost life ends the return under the `classic` protocol."""
 
+    restarts: int | None = None
+
     def __init__(self, config: AtariConfig, seeds: Seeds, *, training: bool = True, render: bool = False) -> None:
         self.count = len(seeds.indices)
         self.frames_per_step = config.frame_skip

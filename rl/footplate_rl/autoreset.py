@@ -42,13 +42,17 @@ class Autoreset:
         truncated_N: NDArray[np.bool_],
         final_observations: Sequence[Any] | NDArray[Any] | None,
         life_lost_N: NDArray[np.bool_] | None = None,
+        lost_N: NDArray[np.bool_] | None = None,
     ) -> Transitions:
         """What the step was worth.
+
+        Where `lost_N` an environment failed and was started anew: what is observed there begins an episode, the step
+        was no transition, and the episode in progress is forgotten.
 
         `final_observations` holds, under same step, the last observation at the rows of environments that just ended
         (other rows are not read), and is None if none did; under next step it is not looked at.
         """
-        valid_N = ~self._is_resetting_N
+        valid_N = ~self._is_resetting_N if lost_N is None else ~(self._is_resetting_N | lost_N)
         ended_N = (terminated_N | truncated_N) & valid_N
         truncated_N = ended_N & ~terminated_N
         (rows_K,) = np.nonzero(truncated_N)
@@ -65,8 +69,9 @@ class Autoreset:
             Episode(self._indices[row], float(self._total_reward_N[row]), int(self.steps_N[row]))
             for row in np.nonzero(ended_N)[0].tolist()
         )
-        self._total_reward_N[ended_N] = 0.0
-        self.steps_N[ended_N] = 0
+        over_N = ended_N if lost_N is None else ended_N | lost_N
+        self._total_reward_N[over_N] = 0.0
+        self.steps_N[over_N] = 0
         if self.mode == "next_step":
             self._is_resetting_N = ended_N
         terminated_N = terminated_N & valid_N

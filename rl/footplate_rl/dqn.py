@@ -24,7 +24,7 @@ from footplate.section import Count
 from footplate.step import Activity, Step
 from footplate.update import Update
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.policy import Policy
 from footplate_rl.q_learning import ReplayLoss
@@ -32,7 +32,7 @@ from footplate_rl.resets import (
     require_evaluations_at_resets,
     require_saves_at_resets,
 )
-from footplate_rl.rollout import episode_metrics
+from footplate_rl.rollout import episode_metrics, restart_metrics
 from footplate_rl.value_learning import (
     GreedyEvaluation,
     ValueLearning,
@@ -43,6 +43,7 @@ from footplate_rl.value_learning import (
     require_room,
     value_network,
 )
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 _STEPS_BETWEEN_NEWS = 100
 
@@ -129,6 +130,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -136,10 +138,14 @@ EVALUATION_KEYS = ("evaluate", "environment")
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
 
 
+evaluated_metrics = policy_metrics
+
+
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says."""
+    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
     assert isinstance(job.config, Config)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
@@ -155,7 +161,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         spaces = environments.observation_space, environments.action_space
         replay = empty_replay(config, config.replay, *spaces, config.environments)
         policy = epsilon_greedy(network, environments.action_space, config.exploration.initial, context)
-        explorer = Explorer(environments, policy, replay, config.reward_clip)
+        explorer = Explorer(environments, policy, replay, config.reward_clip, config.reward_scale)
         context.restore(model=network, target=target, update=update, replay=replay)
         explorer.reset(update.number)
         if update.number == 0:
@@ -178,6 +184,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             replay.update(batch.rows_B, torch.cat(loss.errors).abs().cpu().numpy())
             config.target.follow(target, network, update.number)
             metrics |= {"train/epsilon": epsilon, **episode_metrics(explorer.episodes, context)}
+            metrics |= restart_metrics([environments], context)
             steps, explorer.transitions, explorer.episodes = explorer.transitions, 0, []
 
             last = update.number == config.updates

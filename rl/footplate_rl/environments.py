@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from footplate.section import Count, Positive, Probability, Section
+from footplate.section import Count, Positive, Probability, Section, WholeNumber
 
 Observations = NDArray[Any]
 
@@ -84,6 +84,12 @@ class Seeds:
 
         return [int(numpy_stream(self.seed, self.stream, index, number).integers(2**31)) for index in self.indices]
 
+    def after_restart(self, index: int, number: int, restart: int) -> int:
+        """The seed of one environment that failed after its `number`-th reset: the same one might fail again."""
+        from footplate.streams import numpy_stream
+
+        return int(numpy_stream(self.seed, f"{self.stream}/restart", index, number, restart).integers(2**31))
+
 
 class Environments(Protocol):
     """N environments of one kind, stepped together."""
@@ -99,6 +105,8 @@ class Environments(Protocol):
     frames_per_step: int
     steps_per_second: float
     """How many steps a spectator should see in a second."""
+    restarts: int | None
+    """How often one of them failed and was started anew since they were made; None where a failure ends the run."""
 
     def reset(self, number: int) -> Observations:
         """Start every environment anew with the seeds of its `number`-th reset; returns observations_NO.
@@ -109,7 +117,8 @@ class Environments(Protocol):
     def step(self, actions_N: NDArray[Any]) -> Transitions:
         """`send`, then `recv`.
 
-        Raises FootplateError for what is no action, and TrainingError where an environment fails or hangs.
+        Raises FootplateError for what is no action, and TrainingError where an environment fails or hangs and can't be
+        started anew.
         """
 
     def send(self, actions_N: NDArray[Any]) -> None:
@@ -145,19 +154,27 @@ class SingleConfig(Section):
     """Height and width to which images are averaged down."""
     frame_stack: Count | None = None
     """Show the last so many images as the channels of one, oldest first; zeros before the first."""
+    observation_scale: Literal["bounds"] | tuple[Positive, ...] | None = None
+    """For what is no image: a factor for each number of an observation, or `bounds` to bring all from the bounds of the
+    space to -1 to 1; null leaves them as they are. Networks take images, which stay bytes, times 1/255."""
     processes: bool = False
-    """Each environment in a process of its own: worth it where a step costs more than some 0.2 ms."""
+    """Each environment in a process of its own: worth it where a step costs more than some 0.2 ms. One that raises,
+    dies, hangs or shows what is not finite is started anew, and its episode is dropped."""
     timeout_seconds: Positive = 60.0
-    """How long a step in a process may take before the run ends with an error."""
+    """How long a step in a process may take before it counts as hung."""
+    restarts_in_a_row: WholeNumber = 3
+    """How often an environment in a process is started anew without an episode that came to its end in between; the
+    next failure ends the run. 0: the first one does."""
     autoreset: Literal["same_step", "next_step"] = "same_step"
     """Whether a finished environment starts anew within the same step or spends one more step on it."""
 
     @model_validator(mode="after")
-    def _only_processes_are_timed(self) -> Self:
-        if not self.processes and self.timeout_seconds != SingleConfig.model_fields["timeout_seconds"].default:
-            raise ValueError(
-                "timeout_seconds is for environments in processes of their own; set processes to true, or leave it out"
-            )
+    def _only_processes_are_watched(self) -> Self:
+        for key in ("timeout_seconds", "restarts_in_a_row"):
+            if not self.processes and getattr(self, key) != SingleConfig.model_fields[key].default:
+                raise ValueError(
+                    f"{key} is for environments in processes of their own; set processes to true, or leave it out"
+                )
         return self
 
 
@@ -219,7 +236,8 @@ def make_environments(
     """`count` environments with the global indices first_index, first_index + 1, ...: the same whatever rank owns them.
 
     `stream` names the seeds: evaluation has its own. Where `training` is False, a lost life ends no return. With
-    `render` they can be drawn; those of gymnasium then reset in the next step, so that the last picture is there.
+    `render` they can be drawn; those of gymnasium are then in this process, and reset in the next step, so that the
+    last picture is there.
     Raises FootplateError for an environment that does not exist, is not installed or has spaces that nothing can take.
     """
     seeds = Seeds(seed, stream, range(first_index, first_index + count))
@@ -227,6 +245,10 @@ def make_environments(
         from footplate_rl.atari import AtariEnvironments
 
         return AtariEnvironments(config, seeds, training=training, render=render)
+    if config.processes and not render:
+        from footplate_rl.process_environments import ProcessEnvironments
+
+        return ProcessEnvironments(config, seeds)
     from footplate_rl.gymnasium_vector import GymnasiumEnvironments
 
     return GymnasiumEnvironments(config, seeds, render=render)

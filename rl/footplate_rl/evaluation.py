@@ -6,15 +6,26 @@ Axes: N environment of this rank.
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import count
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from footplate.context import Context
-from footplate.section import Count, Every
+from footplate.section import Count, Every, Section, WholeNumber
 from footplate.step import Activity, Step
-from footplate_rl.environments import AtariConfig, Environments, Episode, GymnasiumConfig, OwnConfig, make_environments
+from footplate_rl.environments import (
+    AtariConfig,
+    Environments,
+    Episode,
+    GymnasiumConfig,
+    Observations,
+    OwnConfig,
+    make_environments,
+)
 from footplate_rl.policy import Choice, Policy
+from footplate_rl.watching import Recorder, returns_picture, watch
 
 _STEPS_BETWEEN_NEWS = 100
 
@@ -26,6 +37,20 @@ class Quota(Every):
     """How many episodes are counted, shared out evenly over the environments beforehand: the first ones of each."""
     environments: Count = 20
     """How many environments play at the same time."""
+    videos: WholeNumber = 0
+    """Film the first episode of each of so many environments (of the first worker's), into `videos` of the run folder,
+    each with seed and actions beside it: `footplate play RUN --replay FILE.json` plays it again."""
+    values: bool = False
+    """Draw what the network makes of each step of the first environment's first episode: the values of states or
+    actions, and the policy."""
+    histogram: bool = False
+    """Draw how the returns are spread."""
+
+    @model_validator(mode="after")
+    def _has_as_many_to_film(self) -> Self:
+        if self.videos > (there := min(self.environments, self.episodes)):
+            raise ValueError(f"videos: {self.videos} of {there} environments that play; use at most {there}")
+        return self
 
 
 class Evaluation(Quota):
@@ -33,6 +58,11 @@ class Evaluation(Quota):
 
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
+
+
+def policy_metrics(config: Section) -> tuple[str, ...]:
+    """What `evaluate_policy` measures, whatever the configuration."""
+    return ("eval/return", "eval/return_low", "eval/return_high", "eval/length")
 
 
 def quotas(episodes: int, environments: int) -> list[int]:
@@ -80,10 +110,13 @@ def evaluate_policy(
     `eval/return` is the mean raw return, `eval/return_low` and `eval/return_high` its 95 % interval, `eval/length` the
     mean number of steps. Episodes beyond an environment's quota and those that are unfinished when all quotas are
     filled count for nothing. Seeds and actions are a function of (seed, stream, update), whatever the number of ranks.
+    Videos and pictures are made by playing episodes again, and change nothing of this.
     """
     quota = quotas(config.episodes, config.environments)
     mine = slice(*(len(quota) * rank // context.ranks for rank in (context.rank, context.rank + 1)))
     own: list[Episode] = []
+    watched = max(config.videos, int(config.values)) if context.rank == 0 else 0
+    recorder = Recorder(min(watched, len(quota[mine])), context.seed, stream, update)
     if quota[mine]:
         environments = make_environments(
             environment, len(quota[mine]), first_index=mine.start, seed=context.seed, stream=stream, training=False
@@ -91,15 +124,19 @@ def evaluate_policy(
         generator = context.stream(f"{stream}/act", update)
         with closing(environments):
             shape = (len(quota), *policy.sampler.shape)
-            playing = _play(
-                policy, environments, update, quota[mine], mine.start, lambda: generator.random(shape)[mine]
-            )
+            observations_NO = environments.reset(update)
+            uniforms = lambda: generator.random(shape)[mine]  # noqa: E731
+            playing = _play(policy, environments, observations_NO, quota[mine], mine.start, uniforms, recorder)
             for episode in playing:
                 own += [] if episode is None else [episode]
                 yield Step(update, activity=Activity("evaluate", len(own), sum(quota[mine])))
     played = [episode for share in context.gather(own) for episode in share]
     returns = [episode.total_reward for episode in sorted(played, key=lambda episode: episode.environment)]
     low, high = bootstrap_interval(returns, context.stream(f"{stream}/interval", update))
+    recordings = sorted(recorder.recordings, key=lambda recording: recording.index)
+    yield from watch(recordings, policy, environment, context, videos=config.videos, values=config.values)
+    if config.histogram and context.rank == 0:
+        yield Step(update, activity=Activity("evaluate", len(own), len(own)), media=returns_picture(returns, update))
     return {
         "eval/return": float(np.mean(returns)),
         "eval/return_low": low,
@@ -129,17 +166,19 @@ def evaluate_saved(
 def _play(
     policy: Policy,
     environments: Environments,
-    reset: int,
+    observations_NO: Observations,
     quota: Sequence[int],
     first_index: int,
     uniforms: Callable[[], NDArray[np.float64]],
+    recorder: Recorder,
 ) -> Iterator[Episode | None]:
     """The episodes that count, as they end; None now and then, so that whoever consumes this can breathe."""
     left_N = np.array(quota)
-    observations_NO = environments.reset(reset)
     begins_N = np.ones(len(quota), np.bool_)
     for number in count(1):
-        step = environments.step(policy.act(observations_NO, uniforms(), begins_N))
+        actions_N = policy.act(observations_NO, uniforms(), begins_N)
+        step = environments.step(actions_N)
+        recorder.note(actions_N, step)
         observations_NO, begins_N = step.observations_NO, step.begins_N
         for episode in step.episodes:
             row = episode.environment - first_index

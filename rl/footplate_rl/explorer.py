@@ -50,8 +50,17 @@ class Recorder(Protocol):
 class Explorer:
     """Plays environments into a replay."""
 
-    def __init__(self, environments: Environments, policy: Policy, replay: Recorder, reward_clip: float | None) -> None:
-        self._environments, self.policy, self._replay, self._clip = environments, policy, replay, reward_clip
+    def __init__(
+        self,
+        environments: Environments,
+        policy: Policy,
+        replay: Recorder,
+        reward_clip: float | None,
+        reward_scale: float = 1.0,
+    ) -> None:
+        """What is kept of a reward is clipped to +-`reward_clip` and then scaled."""
+        self._environments, self.policy, self._replay = environments, policy, replay
+        self._clip, self._scale = reward_clip, reward_scale
         self.observations_NO: NDArray[Any] = np.empty(0)
         """What is acted on next."""
         self.episodes: list[Episode] = []
@@ -73,7 +82,7 @@ class Explorer:
             actions_N = self.policy.act(self.observations_NO, uniforms_N)
             step = self._environments.step(actions_N)
             rewards_N = step.rewards_N if self._clip is None else step.rewards_N.clip(-self._clip, self._clip)
-            self._replay.add(self.observations_NO, actions_N, step, rewards_N)
+            self._replay.add(self.observations_NO, actions_N, step, rewards_N * self._scale)
             self.observations_NO = step.observations_NO
             self.episodes += step.episodes
             self.transitions += int(np.count_nonzero(step.valid_N))

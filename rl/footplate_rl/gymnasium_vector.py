@@ -1,16 +1,12 @@
-"""Any gymnasium environment, or one of the user's own, N at a time: in this process or each in its own.
+"""Any gymnasium environment, or one of the user's own: how one is made, and N at a time in this process.
 
 Axes: N environments, O all axes of one observation.
 """
 
-import os
-import signal
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from multiprocessing import TimeoutError as LateError
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import error
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 import footplate_rl.toys  # noqa: F401  (registers our own ids)
@@ -29,12 +24,22 @@ from footplate_rl.autoreset import Autoreset
 from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
 from footplate_rl.wrappers import Environment, StepResult, prepare
 
-_ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _MODES = {"same_step": AutoresetMode.SAME_STEP, "next_step": AutoresetMode.NEXT_STEP}
 
 
+class FailedEnvironmentError(Exception):
+    """An environment did what none may do: the message says what, and only that."""
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(problem)
+        self.index = index
+
+
 class GymnasiumEnvironments:
-    """`Environments` of gymnasium; those in this process are not watched: breakpoints stop there, Ctrl-C ends hangs."""
+    """`Environments` of gymnasium in this process, unwatched: breakpoints stop there, Ctrl-C ends hangs."""
+
+    restarts: int | None = None
 
     def __init__(self, config: GymnasiumConfig | OwnConfig, seeds: Seeds, *, render: bool = False) -> None:
         self.count = len(seeds.indices)
@@ -42,11 +47,12 @@ class GymnasiumEnvironments:
         self.action_meanings: Sequence[str] = ()
         if render:
             config = config.model_copy(update={"autoreset": "next_step"})
-        self._config, self._seeds = config, seeds
+        self._seeds = seeds
         self._autoreset = Autoreset(config.autoreset, seeds.indices)
         self._actions: NDArray[Any] | None = None
-        makers = [_Maker(config, index, render, os.getpid()) for index in seeds.indices]
-        self._vector = _vector(makers, config)
+        self._vector = SyncVectorEnv(
+            [Maker(config, index, render=render) for index in seeds.indices], autoreset_mode=_MODES[config.autoreset]
+        )
         observations, actions = self._vector.single_observation_space, self._vector.single_action_space
         assert isinstance(observations, Box)
         assert isinstance(actions, Discrete | Box)
@@ -57,15 +63,10 @@ class GymnasiumEnvironments:
         self._autoreset.restart()
         self._actions = None
         seeds: list[int | None] = [*self._seeds.at(number)]
-        if isinstance(self._vector, SyncVectorEnv):
-            observations, information = self._vector.reset(seed=seeds)
-        else:
-            vector = self._vector
-            self._await(lambda: vector.reset_async(seed=seeds))
-            observations, information = self._await(lambda: vector.reset_wait(self._config.timeout_seconds))
-        observations_NO: Observations = observations
-        self._check(observations_NO, np.zeros(self.count), information)
-        return observations_NO
+        observations_NO, _ = self._told(lambda: self._vector.reset(seed=seeds))
+        self._require_finite("its observation", observations_NO)
+        result: Observations = observations_NO
+        return result
 
     def step(self, actions_N: NDArray[Any]) -> Transitions:
         self.send(actions_N)
@@ -73,21 +74,16 @@ class GymnasiumEnvironments:
 
     def send(self, actions_N: NDArray[Any]) -> None:
         self._actions = checked_actions(actions_N, self.action_space, self._seeds.indices)
-        if isinstance(self._vector, AsyncVectorEnv):
-            vector, actions = self._vector, self._actions
-            self._await(lambda: vector.step_async(actions))
 
     def recv(self) -> Transitions:
         if self._actions is None:
             raise RuntimeError("recv() without send()")
-        if isinstance(self._vector, AsyncVectorEnv):
-            vector = self._vector
-            results = self._await(lambda: vector.step_wait(self._config.timeout_seconds))
-        else:
-            results = self._vector.step(self._actions)
-        self._actions = None
-        observations_NO, rewards_N, terminated_N, truncated_N, information = results
-        self._check(observations_NO, rewards_N, information)
+        actions, self._actions = self._actions, None
+        observations_NO, rewards_N, terminated_N, truncated_N, information = self._told(
+            lambda: self._vector.step(actions)
+        )
+        self._require_finite("its observation", observations_NO)
+        self._require_finite("its reward", rewards_N)
         return self._autoreset.transitions(
             observations_NO, rewards_N, terminated_N, truncated_N, information.get("final_obs")
         )
@@ -96,71 +92,37 @@ class GymnasiumEnvironments:
         return [np.asarray(frame, np.uint8) for frame in self._vector.render() or ()]
 
     def close(self) -> None:
-        if isinstance(self._vector, SyncVectorEnv):
-            self._vector.close()
-        elif not self._vector.closed:
-            # Else it would wait for the answer to a step in progress, which may never come, and warn.
-            self._vector._state = AsyncState.DEFAULT
-            self._vector.close(terminate=True)
+        self._vector.close()
 
-    def _await(self, call: Callable[[], Any]) -> Any:
-        """What the processes answer; if one hangs or has died, all are ended and the error says which."""
-        assert isinstance(self._vector, AsyncVectorEnv)
+    def _told(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except (LateError, EOFError, ConnectionError) as cause:
-            if isinstance(cause, LateError):
-                silent = [not pipe.poll() for pipe in self._vector.parent_pipes]
-                problem = f"it has not answered for {self._config.timeout_seconds:g} s"
-            else:
-                # Its pipe closes a moment before the process itself has ended.
-                ended = wait([process.sentinel for process in self._vector.processes])
-                silent = [process.sentinel in ended for process in self._vector.processes]
-                problem = "its process died"
-            index = self._seeds.indices[silent.index(True)]
-            self.close()
-            raise TrainingError(f"environment {index}: {problem}; {_ADVICE}") from cause
+        except FailedEnvironmentError as failure:
+            raise TrainingError(f"environment {failure.index}: {failure}; {ADVICE}") from failure.__cause__
 
-    def _check(self, observations_NO: Observations, rewards_N: NDArray[Any], information: dict[str, Any]) -> None:
-        failures = information.get("failure")
-        if failures is not None:
-            self.close()
-            raise TrainingError(next(str(text) for text in failures if text))
-        for name, values in (("observation", observations_NO), ("reward", rewards_N)):
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = int(np.argmin(np.isfinite(values).reshape(self.count, -1).all(axis=1)))
-                raise TrainingError(f"environment {self._seeds.indices[row]}: its {name} is not finite; {_ADVICE}")
+    def _require_finite(self, what: str, values_N: NDArray[Any]) -> None:
+        if values_N.dtype.kind == "f" and not np.isfinite(values_N).all():
+            row = int(np.argmin(np.isfinite(values_N).reshape(self.count, -1).all(axis=1)))
+            raise TrainingError(f"environment {self._seeds.indices[row]}: {what} is not finite; {ADVICE}")
 
 
-def _vector(makers: Sequence["_Maker"], config: GymnasiumConfig | OwnConfig) -> SyncVectorEnv | AsyncVectorEnv:
-    mode = _MODES[config.autoreset]
-    if not config.processes:
-        return SyncVectorEnv(makers, autoreset_mode=mode)
-    # Never fork: torch's and Ray's threads hold locks that a forked child would wait for.
-    return AsyncVectorEnv(makers, autoreset_mode=mode, context="spawn")
-
-
-class _Maker:
+class Maker:
     """Makes the environment with this global index; travels pickled to the process that it is for."""
 
-    def __init__(self, config: GymnasiumConfig | OwnConfig, index: int, render: bool, owner: int) -> None:
-        self._config, self._index, self._render, self._owner = config, index, render, owner
+    def __init__(self, config: GymnasiumConfig | OwnConfig, index: int, *, render: bool = False) -> None:
+        self._config, self._index, self._render = config, index, render
 
     def __call__(self) -> Environment:
-        here = os.getpid() == self._owner
-        if not here:
-            # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         environment, name = make_single(self._config, render=self._render)
-        return _Reporting(prepare(environment, self._config, name), self._index, here)
+        return _Reporting(prepare(environment, self._config, name), self._index)
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Says which environment failed, and where: as an exception in this process, as information from another one."""
+    """Raises FailedEnvironmentError where an environment raises anything, or shows what is not of its space."""
 
-    def __init__(self, environment: Environment, index: int, here: bool) -> None:
+    def __init__(self, environment: Environment, index: int) -> None:
         super().__init__(environment)
-        self._index, self._here = index, here
+        self._index = index
         self._shape = self.observation_space.shape  # a wrapper asks all that it wraps for it each time
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -168,7 +130,7 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, information = self.env.reset(seed=seed, options=options)
             self._check(observation)
         except Exception as exception:
-            return self._nothing(), self._failure("reset", exception)
+            raise self._failure("reset", exception) from exception
         return observation, information
 
     def step(self, action: Any) -> StepResult:
@@ -178,21 +140,15 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, reward, terminated, truncated, information = self.env.step(action)
             self._check(observation)
         except Exception as exception:
-            return self._nothing(), 0.0, False, False, self._failure("step", exception)
+            raise self._failure("step", exception) from exception
         return observation, float(reward), bool(terminated), bool(truncated), information
 
     def _check(self, observation: Any) -> None:
         if (shape := np.shape(observation)) != self._shape:
             raise ValueError(f"an observation of shape {shape} where the space has {self._shape}")
 
-    def _nothing(self) -> NDArray[Any]:
-        return np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
-
-    def _failure(self, what: str, exception: Exception) -> dict[str, Any]:
-        message = f"environment {self._index}: {what} raised {_described(exception)}; {_ADVICE}"
-        if self._here:
-            raise TrainingError(message) from exception
-        return {"failure": message}
+    def _failure(self, what: str, exception: Exception) -> FailedEnvironmentError:
+        return FailedEnvironmentError(self._index, f"{what} raised {_described(exception)}")
 
 
 def _described(exception: Exception) -> str:

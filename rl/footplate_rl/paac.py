@@ -25,7 +25,7 @@ from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
 from footplate_rl.distributions import distribution_of
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
@@ -36,7 +36,8 @@ from footplate_rl.resets import (
     require_that_higher_is_better,
 )
 from footplate_rl.returns import NStep, Returns
-from footplate_rl.rollout import episode_metrics
+from footplate_rl.rollout import episode_metrics, restart_metrics
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 
 class Config(Section):
@@ -130,6 +131,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -137,10 +139,14 @@ EVALUATION_KEYS = ("evaluate", "environment")
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
 
 
+evaluated_metrics = policy_metrics
+
+
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says."""
+    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
     assert isinstance(job.config, Config)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
@@ -172,6 +178,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             returns_TN = rollout.returns(config.discount, config.reward_clip, config.reward_scale, config.returns)
             metrics = update(list(rollout.microbatches(returns_TN, config.update.accumulate)))
             metrics |= episode_metrics(rollout.episodes, context)
+            metrics |= restart_metrics([group.environments for group in groups], context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
             if last or config.evaluate.due(update.number):

@@ -6,31 +6,41 @@ An episode is a function of (seed, checkpoint, episode number) alone, so that it
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
+from gymnasium.spaces import Space
 
 from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import Job
 from footplate.tasks import load_task
 from footplate_rl.environments import AtariConfig, Episode, GymnasiumConfig, OwnConfig, make_environments
+from footplate_rl.pictures import Thoughts, save_picture
 from footplate_rl.policy import Policy
+from footplate_rl.recording import in_this_process, load_recording, play_again
 from footplate_rl.video import VideoFile
 
 _STREAM = "play"
 
 
-def play_episodes(job: Job, context: Context, episodes: int, video: Path | None = None) -> Iterator[Episode]:
+class _Agent(Protocol):
+    """A task whose runs play."""
+
+    def saved_policy(self, config: Any, observations: Space[Any], actions: Space[Any], context: Context) -> Policy: ...
+
+
+def play_episodes(
+    job: Job, context: Context, episodes: int, video: Path | None = None, values: Path | None = None
+) -> Iterator[Episode]:
     """Each episode of the policy in `context.checkpoint`, as it ends; `video` is the file that all of them go to.
 
-    Seeds follow from `context.seed`. Raises FootplateError for a run that plays nothing and for what can't be drawn.
+    `values` is the picture of what the network made of the first one. Seeds follow from `context.seed`. Raises
+    FootplateError for a run that plays nothing and for what can't be drawn.
     """
-    environment, task = getattr(job.config, "environment", None), load_task(job.task)
-    if not isinstance(environment, GymnasiumConfig | OwnConfig | AtariConfig) or not hasattr(task, "saved_policy"):
-        raise FootplateError(f"play: a run of the task {job.task} plays in no environment; name a run of an agent.")
+    environment, task = played_by(job), cast("_Agent", load_task(job.task))
     if not isinstance(environment, AtariConfig):
-        # One environment gains nothing from a process, and loses the traceback.
-        environment = environment.model_copy(update={"processes": False})
+        environment = in_this_process(environment)
     with ExitStack() as stack:
         environments = make_environments(
             environment, 1, seed=context.seed, stream=_STREAM, training=False, render=video is not None
@@ -38,6 +48,7 @@ def play_episodes(job: Job, context: Context, episodes: int, video: Path | None 
         stack.enter_context(closing(environments))
         spaces = environments.observation_space, environments.action_space
         policy: Policy = task.saved_policy(job.config, *spaces, context)
+        thoughts = Thoughts(policy, environments.action_meanings)
         film = stack.enter_context(VideoFile(video, environments.steps_per_second)) if video is not None else None
         for number in range(episodes):
             uniforms = context.stream(f"{_STREAM}/act", number)
@@ -48,8 +59,39 @@ def play_episodes(job: Job, context: Context, episodes: int, video: Path | None 
                 if film is not None:
                     film.write(environments.render()[0])
                 uniforms_NX = uniforms.random((1, *policy.sampler.shape))
-                step = environments.step(policy.act(observations_NO, uniforms_NX, begins_N))
+                actions_N = policy.act(observations_NO, uniforms_NX, begins_N)
+                if values is not None and number == 0:
+                    thoughts.add(observations_NO, actions_N[0])
+                step = environments.step(actions_N)
                 observations_NO, begins_N, ended = step.observations_NO, step.begins_N, step.episodes
             if film is not None:
                 film.write(environments.render()[0])
+            if values is not None and number == 0:
+                title = f"return {ended[0].total_reward:g} in {ended[0].steps} steps"
+                save_picture(thoughts.draw(title), values)
             yield ended[0]
+
+
+def played_by(job: Job) -> GymnasiumConfig | OwnConfig | AtariConfig:
+    """What a run plays in. Raises FootplateError for one that plays nothing."""
+    environment = getattr(job.config, "environment", None)
+    if isinstance(environment, GymnasiumConfig | OwnConfig | AtariConfig) and hasattr(
+        load_task(job.task), "saved_policy"
+    ):
+        return environment
+    raise FootplateError(f"play: a run of the task {job.task} plays in no environment; name a run of an agent.")
+
+
+def play_recording(job: Job, path: Path, video: Path | None = None) -> tuple[Episode, float]:
+    """The episode of a recording, played again in the run's environment, and the return that was recorded.
+
+    Raises FootplateError for what is no recording, and for an environment that does not end where the actions do.
+    """
+    recording = load_recording(path)
+    moments = list(play_again(recording, played_by(job), video))
+    if not moments or (ended := moments[-1].ended) is None:
+        raise FootplateError(
+            f"--replay: {path}: after its {len(recording.actions)} actions the episode goes on; it is of another "
+            "environment, or this one does not repeat itself."
+        )
+    return ended, recording.total_reward

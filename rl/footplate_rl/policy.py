@@ -40,14 +40,7 @@ class Policy:
 
         `begins_N` says whose observation is the first of an episode, None: all. A policy with a memory forgets there.
         """
-        observations = torch.from_numpy(observations_NO).to(self._context.device)
-        with self._context.autocast():
-            if isinstance(self.network, RecurrentActorCritic):
-                begins = np.ones(len(observations), np.bool_) if begins_N is None else begins_N
-                memory = Memory(self._state_2NU, torch.from_numpy(begins).to(self._context.device).unsqueeze(0))
-                outputs_NP, _, self._state_2NU = self.network.unroll(observations, memory)
-            else:
-                outputs_NP, _ = self.network(observations)
+        outputs_NP, _ = self.look(observations_NO, begins_N)
         if self.choice == "greedy":
             actions_NX = self.sampler.likeliest(outputs_NP)
         else:
@@ -55,6 +48,23 @@ class Policy:
             actions_NX = self.sampler.sample(outputs_NP, uniforms)
         result: NDArray[Any] = actions_NX.cpu().numpy()
         return result
+
+    @torch.inference_mode()
+    def look(self, observations_NO: NDArray[Any], begins_N: NDArray[np.bool_] | None = None) -> tuple[Tensor, Tensor]:
+        """outputs_NP and values_N of the network; whoever looks, or acts, at each step is remembered as `act` says."""
+        observations = torch.from_numpy(observations_NO).to(self._context.device)
+        with self._context.autocast():
+            if isinstance(self.network, RecurrentActorCritic):
+                begins = np.ones(len(observations), np.bool_) if begins_N is None else begins_N
+                memory = Memory(self._state_2NU, torch.from_numpy(begins).to(self._context.device).unsqueeze(0))
+                outputs_NP, values_N, self._state_2NU = self.network.unroll(observations, memory)
+            else:
+                outputs_NP, values_N = self.network(observations)
+        return outputs_NP, values_N
+
+    def fresh(self) -> "Policy":
+        """The same policy, with nothing remembered."""
+        return Policy(self.network, self.sampler, self._context, self.choice)
 
 
 def build_policy_network(

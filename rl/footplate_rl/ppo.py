@@ -26,7 +26,7 @@ from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
 from footplate_rl.distributions import Distribution, distribution_of
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved
+from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.minibatches import minibatches, normalised
 from footplate_rl.networks import Nature, Network, build_network
@@ -37,11 +37,12 @@ from footplate_rl.resets import (
     require_that_higher_is_better,
 )
 from footplate_rl.returns import GAE
-from footplate_rl.rollout import Rollout, episode_metrics
+from footplate_rl.rollout import Rollout, episode_metrics, restart_metrics
+from footplate_rl.watching import require_that_it_can_be_filmed
 
 
 class Config(Section):
-    """The defaults are the paper's for Atari, but for its annealed clip and its value weight of 1."""
+    """The defaults are the paper's for Atari, but for `anneal_clip` and its value weight of 1."""
 
     steps: Count = 10_000_000
     """The budget: decisions of the agent, over all environments (on Atari four emulator frames each)."""
@@ -72,6 +73,8 @@ class Config(Section):
     """What computes policy and value."""
     clip_ratio: Positive = 0.1
     """How far the probability of an action may move, as a share of what it was, and still earn more."""
+    anneal_clip: bool = False
+    """Let the clip fall in a straight line to 0 over the run, as the paper has it for Atari."""
     clip_values: Positive | None = None
     """How far a value may move from what it was and still lower its error; null for as far as it likes."""
     normalise_advantages: bool = True
@@ -100,6 +103,10 @@ class Config(Section):
         """How many updates the budget pays for."""
         return self.steps // (self.environments * self.rollout_steps)
 
+    def clip_ratio_at(self, number: int) -> float:
+        """The clip of the ratio in the update with this number; the first one is 0."""
+        return self.clip_ratio * (1 - number / self.updates) if self.anneal_clip else self.clip_ratio
+
     @property
     def gradient_steps(self) -> int:
         """How many steps of the optimizer an update has, where nothing stops it."""
@@ -117,6 +124,11 @@ class Config(Section):
             raise ValueError(
                 f"minibatches: {transitions} transitions can't be cut into {self.minibatches} * update.accumulate: "
                 f"{self.update.accumulate} pieces; use fewer"
+            )
+        if self.normalise_advantages and 2 * self.minibatches > transitions:
+            raise ValueError(
+                f"normalise_advantages: of {self.minibatches} minibatches of {transitions} transitions some have only "
+                f"one, whose advantage becomes 0; use at most {transitions // 2} minibatches, or set it to false"
             )
         if self.groups > self.environments:
             raise ValueError(
@@ -140,6 +152,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.every_updates": 5,
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
+    "evaluate.videos": 0,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -147,10 +160,14 @@ EVALUATION_KEYS = ("evaluate", "environment")
 NEXT_COMMANDS = ("footplate evaluate {run} evaluate.episodes=100", "footplate play {run} --video episodes.mp4")
 
 
+evaluated_metrics = policy_metrics
+
+
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says."""
+    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
     assert isinstance(job.config, Config)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
@@ -178,10 +195,12 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
         while number < config.updates:
             rollout = actor.rollout(network, number)
+            loss.weights = weights._replace(clip_ratio=config.clip_ratio_at(number))
             metrics = learn(update, rollout, distribution, share, number, config, context)
             number += 1
             update.skip_to(number * config.gradient_steps)
             metrics |= episode_metrics(rollout.episodes, context)
+            metrics |= restart_metrics([group.environments for group in groups], context)
             steps = int(context.sum(torch.tensor(rollout.transitions)))
 
             last = number == config.updates

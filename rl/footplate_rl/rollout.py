@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from footplate.context import Context
-from footplate.step import Mean, Metric
+from footplate.step import Latest, Mean, Metric
 from footplate_rl.distributions import Sampler
-from footplate_rl.environments import Episode
+from footplate_rl.environments import Environments, Episode
 from footplate_rl.groups import Group
 from footplate_rl.losses import Microbatch
 from footplate_rl.recurrent import Memory, RecurrentActorCritic
@@ -29,6 +29,15 @@ def episode_metrics(episodes: Sequence[Episode], context: Context) -> dict[str, 
     totals = [float(len(episodes)), sum(e.total_reward for e in episodes), float(sum(e.steps for e in episodes))]
     number, reward, steps = context.sum(torch.tensor(totals, dtype=torch.float64)).tolist()
     return {"rollout/return": Mean(reward, number), "rollout/length": Mean(steps, number)}
+
+
+def restart_metrics(environments: Sequence[Environments], context: Context) -> dict[str, Metric]:
+    """`rollout/restarts`: how many environments of all ranks failed and were started anew since these were made.
+
+    Nothing where a failure ends the run; every rank must call it.
+    """
+    restarts = [one.restarts for one in environments if one.restarts is not None]
+    return {"rollout/restarts": Latest(int(context.sum(torch.tensor(sum(restarts)))))} if restarts else {}
 
 
 class Rollout:

@@ -56,6 +56,8 @@ class ValueLearning(Section):
     """What a reward is worth one step later."""
     reward_clip: Positive | None = 1.0
     """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
+    reward_scale: Positive = 1.0
+    """What multiplies each reward, once clipped, before it is learnt from: keeps errors near what `huber` squares."""
     huber: Positive | None = 1.0
     """Errors beyond this count linearly and not squared; null squares all."""
     target: Target = HardTarget()

@@ -3,7 +3,8 @@
 Axes: H, W height and width of an image before resizing, A, B after it; C channels.
 """
 
-from typing import Any
+from math import prod
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -47,16 +48,59 @@ def prepare(environment: Environment, config: SingleConfig, name: str) -> Enviro
                 raise FootplateError(
                     f"environment.{key}: observations of {name} are {space}, not images; leave it out."
                 )
-        if isinstance(space, Box):
-            return environment
-        if not space.is_np_flattenable:
-            raise FootplateError(f"environment: {name} shows {space}; only what flattens into one array is supported.")
-        return FlattenObservation(environment)
-    if config.grayscale and space.shape is not None and space.shape[-1] == 3 and len(space.shape) == 3:
+        if not isinstance(space, Box):
+            if not space.is_np_flattenable:
+                raise FootplateError(
+                    f"environment: {name} shows {space}; only what flattens into one array is supported."
+                )
+            environment = FlattenObservation(environment)
+        return environment if config.observation_scale is None else _scaled(environment, config.observation_scale, name)
+    if config.observation_scale is not None:
+        raise FootplateError(
+            f"environment.observation_scale: observations of {name} are images, which networks scale; leave it out."
+        )
+    is_gray = len(space.shape or ()) == 2 or (space.shape or ())[-1] == 1
+    if config.grayscale and is_gray:
+        raise FootplateError(f"environment.grayscale: observations of {name} are gray already; leave it out.")
+    if config.grayscale:
         environment = GrayscaleObservation(environment)
     if config.resize is not None:
         environment = Resize(environment, *config.resize)
     return FrameStack(environment, config.frame_stack or 1)
+
+
+def _scaled(environment: Environment, scale: Literal["bounds"] | tuple[float, ...], name: str) -> Environment:
+    space = environment.observation_space
+    assert isinstance(space, Box)
+    if scale == "bounds":
+        if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.high > space.low)).all():
+            raise FootplateError(
+                f"environment.observation_scale: observations of {name} are {space}, without bounds on all sides; "
+                "give a factor for each number."
+            )
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        return ScaledObservation(environment, 2 / (high - low), (high + low) / (low - high))
+    if len(scale) != (size := prod(space.shape)):
+        raise FootplateError(
+            f"environment.observation_scale: {len(scale)} factors for observations of {size} numbers; give one for "
+            "each."
+        )
+    return ScaledObservation(environment, np.array(scale).reshape(space.shape), np.zeros(space.shape))
+
+
+class ScaledObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """factor * observation + offset, number by number, in float32."""
+
+    def __init__(self, environment: Environment, factors: NDArray[np.float64], offsets: NDArray[np.float64]) -> None:
+        super().__init__(environment)
+        self._factors, self._offsets = factors, offsets
+        space = environment.observation_space
+        assert isinstance(space, Box)
+        low, high = self.observation(space.low), self.observation(space.high)
+        self.observation_space = Box(low, high, dtype=np.float32)
+
+    def observation(self, observation: Any) -> NDArray[np.float32]:
+        return np.asarray(observation * self._factors + self._offsets, np.float32)
 
 
 class CountedFromZero(gymnasium.ActionWrapper[Any, Any, Any]):

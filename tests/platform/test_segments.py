@@ -84,6 +84,18 @@ def test_nothing_is_swept_while_a_manifest_can_not_be_read(tmp_path: Path) -> No
     assert contents(tmp_path) == {b"1", b"2"}
 
 
+def test_who_only_wants_the_weights_reads_no_segment(tmp_path: Path) -> None:
+    store_with(tmp_path, [b"a replay of gigabytes"])
+    (path,) = (tmp_path / "segments").iterdir()
+    path.rename(path.with_name("elsewhere"))
+    checkpoint = CheckpointStore(tmp_path, segments=False).newest()
+    assert checkpoint is not None
+    assert checkpoint.update == 1
+    with pytest.raises(CheckpointError) as refused:  # a part that does read it is still told the truth
+        checkpoint.restore({"pages": Pages()})
+    assert str(refused.value) == f"{path}: is missing or cannot be read; this checkpoint cannot be used"
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_checkpoint_with_a_damaged_segment_is_reported_and_the_one_before_is_used(
     tmp_path: Path, damage: str

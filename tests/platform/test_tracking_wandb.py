@@ -77,9 +77,11 @@ def test_offline_needs_no_key_and_keeps_rows_axes_and_media(tmp_path: Path) -> N
     tracker, said = open_tracker(tmp_path, Wandb(mode="offline", tags=("one",), group="seeds"))
     video = tmp_path / "episode.mp4"
     video.write_bytes(b"not really a film")
+    actions = video.with_suffix(".json")
+    actions.write_text("[0, 1]")
     for update in (1, 2):
         tracker.row({"update": update, "frames": 80 * update, "train/loss": 1 / update, "rollout/return": 5.0})
-    tracker.media(2, {"eval/samples": Table(("a", "b"), [("c", "d")]), "eval/episode": Video(video)})
+    tracker.media(2, {"eval/samples": Table(("a", "b"), [("c", "d")]), "eval/episode": Video(video, "a fall", actions)})
     tracker.media(2, {"eval/picture": Picture(np.zeros((4, 6, 3), dtype=np.uint8))})
     tracker.close("finished")
     assert said == [f"track.wandb: recorded offline; to upload it later: wandb sync {offline_folder(tmp_path)}"]
@@ -94,6 +96,8 @@ def test_offline_needs_no_key_and_keeps_rows_axes_and_media(tmp_path: Path) -> N
         "table-file",
         "video-file",
     )
+    assert own[2]["eval/episode/caption"] == "a fall"
+    assert (offline_folder(tmp_path) / "files" / "episode.json").read_text() == "[0, 1]"
     assert own[3]["eval/picture/_type"] == "image-file"
     axes = {r.metric.glob_name: r.metric.step_metric for r in found if r.HasField("metric") and r.metric.glob_name}
     assert axes == {

@@ -1,13 +1,48 @@
 """Environments that misbehave, named by tests as dotted names."""
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+
+
+class Countdown(gymnasium.Env[Any, Any]):
+    """Episodes of 4 steps that pay 1, 2, 3, 4 and show [number of the episode in its process, steps].
+
+    On the actions `on` it does as it is told at the third step of the second episode, or of each where `always`.
+    """
+
+    def __init__(self, what: str = "nothing", always: bool = False, on: Sequence[int] = (1,)) -> None:
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = Discrete(2)
+        self.what, self.always, self.on = what, always, on
+        self.episodes = self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episodes, self.steps = self.episodes + 1, 0
+        return np.array([self.episodes, 0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        observation = np.array([self.episodes, self.steps], np.float32)
+        if self.steps == 3 and (self.episodes == 2 or self.always) and action in self.on:
+            match self.what:
+                case "raise":
+                    raise ArithmeticError("it broke")
+                case "hang":
+                    time.sleep(600)
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "nan observation":
+                    observation[1] = np.nan
+        return observation, float(self.steps), self.steps == 4, False, {}
 
 
 class Misbehaving(gymnasium.Env[Any, Any]):

@@ -74,21 +74,6 @@ def test_an_episode_in_progress_is_forgotten_by_a_reset() -> None:
     assert [(episode.environment, episode.steps, abs(episode.total_reward)) for episode in episodes] == [(0, 9, 1.0)]
 
 
-@pytest.mark.slow
-def test_environments_in_processes_are_the_same_as_here() -> None:
-    config = GymnasiumConfig(id="CartPole-v1", arguments={"max_episode_steps": 15}, autoreset="same_step")
-    here = make_environments(config, 2, seed=3)
-    apart = make_environments(config.model_copy(update={"processes": True}), 2, seed=3)
-    for number in (0, 1):
-        for one, two in zip(play(here, number), play(apart, number), strict=True):
-            assert (one.observations_NO == two.observations_NO).all()
-            assert (one.rewards_N == two.rewards_N).all()
-            assert (one.truncated_N == two.truncated_N).all()
-            assert (one.final_observations_KO == two.final_observations_KO).all()
-            assert one.episodes == two.episodes
-    apart.close()
-
-
 def test_what_was_returned_is_never_written_over() -> None:
     environments = make_environments(CARTPOLE, 2)
     first = environments.reset(0)
@@ -269,41 +254,10 @@ def test_an_environment_that_fails_ends_the_run_in_one_line(what: str, message: 
     assert str(failed.value) == message
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("what", "message"), FAILURES[:2])
-def test_an_environment_that_fails_in_a_process_says_the_same(what: str, message: str) -> None:
-    environments = make_environments(misbehaving(what, processes=True), 2)
-    with pytest.raises(TrainingError) as failed:
-        play(environments, 0)
-    assert str(failed.value) == message
-    environments.close()
-
-
 def test_the_exception_of_an_environment_in_this_process_is_kept_for_its_traceback() -> None:
     with pytest.raises(TrainingError) as failed:
         play(make_environments(misbehaving("raise"), 1), 0)
     assert isinstance(failed.value.__cause__, ZeroDivisionError)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("what", "problem"), [("hang", "it has not answered for 5 s"), ("die", "its process died")])
-def test_an_environment_in_a_process_that_hangs_or_dies_ends_the_run(what: str, problem: str) -> None:
-    environments = make_environments(misbehaving(what, processes=True, timeout_seconds=5.0), 2, first_index=4)
-    environments.reset(0)
-    for _ in range(2):
-        environments.step(np.array([0, 1]))
-    with pytest.raises(TrainingError) as failed:
-        environments.step(np.array([0, 1]))
-    assert str(failed.value) == f"environment 5: {problem}; {ADVICE}"
-    environments.close()
-
-
-@pytest.mark.slow
-def test_a_process_that_only_runs_an_environment_never_imports_torch() -> None:
-    environments = make_environments(misbehaving("look for torch", processes=True), 1)
-    environments.reset(0)
-    assert environments.step(np.array([0])).rewards_N.tolist() == [0.0]
-    environments.close()
 
 
 def test_preparation_is_documented_for_every_field() -> None:

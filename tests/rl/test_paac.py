@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -313,6 +314,32 @@ class Position(nn.Module):
 def chain_returns(environment: dict[str, Any]) -> list[float]:
     rollout = played(Config.model_validate({"environment": environment}).environment, Position(), np.full((4, 1), 0.3))
     return [float(value) for value in rollout.returns(0.5)[:, 0]]
+
+
+def test_continuous_actions_are_learnt_too() -> None:
+    """Pays for an action near 1/2: means that start near 0 come near it."""
+    config = config_of(
+        environment={"kind": "own", "name": f"{__name__}.Target"},
+        environments=16, rollout_steps=4, steps=16 * 4 * 60, entropy_weight=0.0, reward_clip=None,
+        optimizer={"kind": "adam", "learning_rate": 0.01}, network={"kind": "mlp", "hidden": [8]},
+        reset_every_updates=60, evaluate={"every_updates": 60, "episodes": 8, "environments": 8, "actions": "greedy"},
+    )  # fmt: skip
+    *_, last = train(config, Context(seed=1))
+    assert float(last.metrics["eval/return"]) > -0.02  # type: ignore[arg-type]
+
+
+class Target(gymnasium.Env[Any, Any]):
+    """One step an episode, which costs the squared distance of the action from 1/2."""
+
+    observation_space = Box(0.0, 1.0, (1,), np.float32)
+    action_space = Box(-2.0, 2.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
 
 
 def test_the_saved_policy_is_evaluated_on_other_seeds_than_those_that_chose_it(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The command `play`, from a run folder to what it prints and films."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,9 +15,10 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.folder import create_run
 from footplate.job import Job, job_from_yaml
-from footplate_rl.environments import make_environments
+from footplate_rl.environments import GymnasiumConfig, make_environments
 from footplate_rl.networks import build_network
 from footplate_rl.playing import play_episodes
+from footplate_rl.recording import Recording
 
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 
@@ -128,3 +131,73 @@ def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> 
         "environment: footplate/Chain-v0 can't be drawn, it has no render mode rgb_array; ask for no video."
     )
     assert len(play(tmp_path, "--episodes", "2")) == 3
+
+
+# Recordings and pictures
+
+
+def recorded(path: Path) -> int:
+    """A recording of CartPole that falls to one side, and how many steps that takes."""
+    config = GymnasiumConfig(id="CartPole-v1")
+    environments = make_environments(config, 1, seed=1, stream="evaluation")
+    environments.reset(40)
+    steps = 1
+    while not environments.step(np.array([1])).episodes:
+        steps += 1
+    environments.close()
+    Recording(40, 1, "evaluation", 0, (1,) * steps, float(steps)).save(path, config)
+    return steps
+
+
+def test_a_recording_is_played_again(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
+    kept, video = tmp_path / "kept.json", tmp_path / "again.mp4"
+    steps = recorded(kept)
+    assert play(tmp_path, "--replay", str(kept), "--video", str(video)) == [
+        f"kept.json: return {steps}, {steps} steps, as recorded",
+        f"video: {video}",
+    ]
+    assert frames_of(video) == steps + 1
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"total_reward": 1000.0}))
+    assert play(tmp_path, "--replay", str(kept)) == [
+        f"kept.json: return {steps}, {steps} steps, where 1000 was recorded"
+    ]
+
+
+def test_values_are_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
+    picture = tmp_path / "values.png"
+    assert play(tmp_path, "--episodes", "2", "--values", str(picture))[-1] == f"values: {picture}"
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--replay", "gone.json"], "--replay: gone.json: cannot be read (No such file or directory); name "
+         "another file."),
+        (["--replay", "text.json"], "--replay: text.json: is no recording of an episode; name a .json file from "
+         "the videos of a run."),
+        (["--replay", "short.json"], "--replay: short.json: after its 2 actions the episode goes on; it is of another "
+         "environment, or this one does not repeat itself."),
+        (["--replay", "short.json", "--episodes", "2"], "--episodes: changes nothing of an episode that is replayed; "
+         "leave it out."),
+        (["--replay", "short.json", "--checkpoint", "last"], "--checkpoint: changes nothing of an episode that is "
+         "replayed; leave it out."),
+        (["--values", "values.jpg", "--episodes", "1"], "--values: values.jpg: only .png files are written; call it "
+         "values.png."),
+        (["--values", "gone/values.png", "--episodes", "1"], "--values: gone/values.png: cannot be written (No such "
+         "file or directory); choose another place."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_played_again_or_drawn_is_refused(
+    options: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
+    Path("text.json").write_text("{}")
+    short = {"update": 1, "seed": 1, "stream": "evaluation", "index": 0, "actions": [0, 1], "total_reward": 2.0}
+    Path("short.json").write_text(json.dumps(short))
+    with pytest.raises(FootplateError) as refused:
+        play(tmp_path, *options)
+    assert str(refused.value) == problem

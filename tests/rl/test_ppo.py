@@ -15,7 +15,7 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import load_job
-from footplate.step import Mean, Step
+from footplate.step import Mean, Step, metric_value
 from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
 from footplate_rl.distributions import Categorical
@@ -223,6 +223,8 @@ def test_neither_microbatches_nor_groups_change_anything_but_rounding(changes: d
          "many"),
         ({"minibatches": 11, "update": {"accumulate": 3}}, "minibatches: 32 transitions can't be cut into 11 * "
          "update.accumulate: 3 pieces; use fewer"),
+        ({"minibatches": 17}, "normalise_advantages: of 17 minibatches of 32 transitions some have only one, whose "
+         "advantage becomes 0; use at most 16 minibatches, or set it to false"),
         ({"groups": 5}, "groups: 4 environments can't be cut into 5 groups; use at most 4"),
         ({"schedule": {"kind": "plateau", "better": "lower"}}, "schedule.better: lower does not suit eval/return, "
          "which a plateau watches here; leave it out"),
@@ -234,6 +236,18 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
     with pytest.raises(ValidationError) as error:
         config_of(**changes)
     assert error.value.errors()[0]["msg"] == f"Value error, {problem}"
+
+
+def test_a_clip_that_falls_ends_near_0_and_is_what_the_loss_uses() -> None:
+    config = config_of(anneal_clip=True, clip_ratio=0.18)
+    assert [config.clip_ratio_at(number) for number in (0, 3, 8)] == pytest.approx([0.18, 0.12, 0.02])
+    assert config_of(clip_ratio=0.18).clip_ratio_at(8) == 0.18
+    shares = [
+        [metric_value(step.metrics["train/clipped"]) for step in updates(config_of(anneal_clip=falls), Context())]
+        for falls in (False, True)
+    ]
+    assert shares[0][0] == shares[1][0]
+    assert sum(filter(None, shares[1][1:])) > sum(filter(None, shares[0][1:]))
 
 
 def test_a_save_where_nothing_can_be_saved_is_refused() -> None:

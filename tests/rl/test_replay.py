@@ -373,3 +373,25 @@ def test_the_stacks_of_atari_are_gathered_as_the_emulator_showed_them(protocol: 
     expected = {plain(*window) for window in naive.windows(100, 4)}
     assert len(replay) == sum(1 for _ in naive.windows(100, 4))
     assert {*drawn(replay.sample(512, random))} <= expected
+
+
+@pytest.mark.parametrize("n_step", [1, 2])
+def test_an_episode_that_is_lost_with_its_environment_ends_where_it_was_acted_on_last(n_step: int) -> None:
+    """States 0, 1, 2 of the chain, where the step from 2 is no transition; then the whole chain."""
+    replay = fast(UniformReplay(), 1, 20, 1, n_step)
+    for state in range(2):
+        replay.add(picture(state), np.zeros(1, np.int64), chain_step(state + 1, state + 1.0, False), np.ones(1))
+    lost = Transitions(picture(0), np.zeros(1), *[np.zeros(1, np.bool_)] * 4, picture(0)[:0], ())
+    replay.add(picture(2), np.zeros(1, np.int64), lost, np.zeros(1))
+    for state in range(3):
+        step = chain_step(state + 1, state + 1.0, state == 2)
+        replay.add(picture(state), np.zeros(1, np.int64), step, np.ones(1))
+    batch = replay.sample(64, np.random.default_rng(1))
+    windows = zip(
+        batch.observations_BO[:, 0, 0, 0].tolist(), batch.bootstraps_B.tolist(),
+        batch.next_observations_BO[:, 0, 0, 0].tolist(), strict=True,
+    )  # fmt: skip
+    if n_step == 1:
+        assert set(windows) == {(0, 0.5, 1), (1, 0.5, 2), (2, 0.5, 3)}
+    else:  # from 1 one reward as the episode was lost, and two as it went on
+        assert set(windows) == {(0, 0.25, 2), (1, 0.5, 2), (1, 0.25, 3), (2, 0.5, 3)}

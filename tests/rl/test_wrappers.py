@@ -196,3 +196,52 @@ def test_image_options_are_refused_where_there_is_no_image(key: str, value: obje
     assert str(refused.value) == (
         f"environment.{key}: observations of It-v0 are Box(0.0, 255.0, (4,), float32), not images; leave it out."
     )
+
+
+# Scale
+
+
+def scaled(space: Space[Any], scale: Any) -> gymnasium.Env[Any, Any]:
+    class Showing(gymnasium.Env[Any, Any]):
+        observation_space, action_space = space, Discrete(2)
+
+        def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+            return np.array([1.0, 30.0], np.float32), {}
+
+    return prepare(Showing(), SingleConfig(observation_scale=scale), "It-v0")
+
+
+def test_observations_are_brought_from_their_bounds_to_minus_1_to_1() -> None:
+    bounded = scaled(Box(np.array([0.0, -10.0]), np.array([4.0, 30.0]), dtype=np.float64), "bounds")
+    assert bounded.reset()[0].tolist() == [-0.5, 1.0]
+    assert bounded.observation_space == Box(-1.0, 1.0, (2,), np.float32)
+
+
+def test_each_number_of_an_observation_has_its_factor() -> None:
+    unbounded = scaled(Box(-np.inf, np.inf, (2,), np.float32), (2.0, 0.1))
+    observation = unbounded.reset()[0]
+    assert observation.tolist() == pytest.approx([2.0, 3.0])
+    assert observation.dtype == np.float32
+    assert unbounded.observation_space == Box(-np.inf, np.inf, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "scale", "problem"),
+    [
+        (Box(0.0, np.inf, (2,), np.float32), "bounds", "observations of It-v0 are Box(0.0, inf, (2,), float32), "
+         "without bounds on all sides; give a factor for each number."),
+        (Box(0.0, 1.0, (2,), np.float32), (1.0,), "1 factors for observations of 2 numbers; give one for each."),
+        (Box(0, 255, (4, 4), np.uint8), "bounds", "observations of It-v0 are images, which networks scale; leave it "
+         "out."),
+    ],
+)  # fmt: skip
+def test_a_scale_that_does_not_fit_is_refused(space: Space[Any], scale: Any, problem: str) -> None:
+    with pytest.raises(FootplateError) as refused:
+        scaled(space, scale)
+    assert str(refused.value) == f"environment.observation_scale: {problem}"
+
+
+def test_what_is_gray_already_is_made_gray_by_nobody() -> None:
+    with pytest.raises(FootplateError) as refused:
+        prepare(Counting(), SingleConfig(grayscale=True), "It-v0")
+    assert str(refused.value) == "environment.grayscale: observations of It-v0 are gray already; leave it out."

@@ -168,7 +168,7 @@ class Console:
     def _print(self, *things: RenderableType) -> None:
         for thing in things:
             # soft_wrap: a path or a command that is copied from the screen should be one line.
-            self._screen.print(thing, markup=False, emoji=False, soft_wrap=isinstance(thing, str))
+            self._screen.print(thing, markup=False, emoji=False, soft_wrap=isinstance(thing, str | Text))
 
 
 def _fitting(facts: list[str], width: int) -> str:

@@ -59,18 +59,27 @@ class SampleFiles:
 
     def media(self, update: int, media: Mapping[str, Medium]) -> None:
         """Write `<update>-<name>.json` and `.png`; a video is a file already."""
-        self._folder.mkdir(exist_ok=True)
+        self.pictures(update, media)
         for name, medium in media.items():
-            path = self._folder / f"{update:06d}-{name.replace('/', '-')}"
+            path = self._place(update, name)
             if isinstance(medium, Table):
                 table = {"columns": list(medium.columns), "rows": [list(row) for row in medium.rows]}
                 path.with_name(f"{path.name}.json").write_text(
                     json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
                 )
-            elif isinstance(medium, Picture):
+
+    def pictures(self, update: int, media: Mapping[str, Medium]) -> None:
+        """Only those."""
+        for name, medium in media.items():
+            if isinstance(medium, Picture):
                 from matplotlib.image import imsave
 
+                path = self._place(update, name)
                 imsave(path.with_name(f"{path.name}.png"), medium.pixels)
+
+    def _place(self, update: int, name: str) -> Path:
+        self._folder.mkdir(exist_ok=True)
+        return self._folder / f"{update:06d}-{name.replace('/', '-')}"
 
     def message(self, text: str) -> None:
         """Nothing."""

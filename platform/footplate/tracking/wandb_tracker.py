@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 from wandb.errors import Error, UsageError
 
-from footplate.step import Activity, Medium, Picture, Table
+from footplate.step import Activity, Medium, Picture, Table, Video
 
 if TYPE_CHECKING:
     from footplate.folder import RunFolder
@@ -50,8 +50,11 @@ class WandbTracker:
         self._run.log(dict(row))
 
     def media(self, update: int, media: Mapping[str, Medium]) -> None:
-        """Tables, images, and videos as the files they are."""
+        """Tables, images, and videos as the files they are, with what belongs to them among the run's files."""
         self._run.log({"update": update, **{name: _as_wandb(medium) for name, medium in media.items()}})
+        for medium in media.values():
+            if isinstance(medium, Video) and medium.beside is not None:
+                self._run.save(str(medium.beside), base_path=str(medium.beside.parent), policy="now")
 
     def message(self, text: str) -> None:
         """Nothing: log.txt holds them."""
@@ -160,4 +163,4 @@ def _as_wandb(medium: Medium) -> object:
         return wandb.Table(columns=list(medium.columns), data=[list(row) for row in medium.rows])
     if isinstance(medium, Picture):
         return wandb.Image(medium.pixels)
-    return wandb.Video(str(medium.path))
+    return wandb.Video(str(medium.path), caption=medium.caption or None)

@@ -108,7 +108,8 @@ class Actor:
     def reset(self, number: int) -> None:
         """The environments start anew with the seeds of their `number`-th reset; what was not handed over is lost."""
         self._recording = Recording(self._config, self._environments)
-        self._explorer = Explorer(self._environments, self._policy, self._recording, self._config.reward_clip)
+        rewards = self._config.reward_clip, self._config.reward_scale
+        self._explorer = Explorer(self._environments, self._policy, self._recording, *rewards)
         self._explorer.reset(number)
 
     def play(self, number: int, weights: Weights | None) -> Chunk:

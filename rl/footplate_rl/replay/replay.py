@@ -69,9 +69,11 @@ class Replay:
     ) -> Rows:
         """What the actions led to, from these observations, with the rewards to learn from (kept in float32).
 
+        An episode whose step was no transition was lost with its environment: it ends at the observation acted on.
         Where the environments are some of the replay's, `first` is the first of them. Returns the windows that are
         whole by this, in an order that does not depend on `first` or on how large the replay is.
         """
+        lost = self._cut(self._in_progress(first, ~step.valid_N), observations_NO, first)
         (acted_n,) = np.nonzero(step.valid_N)
         rows_n = self._append(first + acted_n, observations_NO[acted_n])
         truncated_n, ended_n = step.truncated_N[acted_n], step.return_ended_N[acted_n]
@@ -81,15 +83,25 @@ class Replay:
         if truncated_n.any():
             self._append(first + acted_n[truncated_n], step.final_observations_KO)
         self._ring.end_episode(first + acted_n[(step.terminated_N | step.truncated_N)[acted_n]])
-        return self._entered(rows_n, ended_n | truncated_n)
+        whole = self._entered(rows_n, ended_n | truncated_n)
+        return np.concatenate([lost, whole]) if len(lost) else whole
 
     def cut(self, observations_NO: Observations, first: int = 0) -> Rows:
         """Every episode in progress ends here as if truncated, at the observations that would be acted on next.
 
         `first` and what is returned are as for `add`.
         """
-        cut_n = self._ring.in_progress()
-        cut_n = cut_n[(cut_n >= first) & (cut_n < first + len(observations_NO))]
+        return self._cut(self._in_progress(first, np.ones(len(observations_NO), np.bool_)), observations_NO, first)
+
+    def _in_progress(self, first: int, asked_N: NDArray[np.bool_]) -> Rows:
+        """Those of the environments asked for, from `first` on, whose last row is not the end of their episode."""
+        rows_n = self._ring.in_progress()
+        rows_n = rows_n[(rows_n >= first) & (rows_n < first + len(asked_N))]
+        return rows_n[asked_N[rows_n - first]]
+
+    def _cut(self, cut_n: Rows, observations_NO: Observations, first: int) -> Rows:
+        if not len(cut_n):
+            return cut_n
         rows_n = self._ring.newest(cut_n)
         self._ring.marks_R[rows_n] |= TRUNCATED
         self._append(cut_n, observations_NO[cut_n - first])

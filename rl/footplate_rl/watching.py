@@ -1,0 +1,131 @@
+"""Watching an evaluation: videos of episodes with what it takes to play them again, action values, returns.
+
+Axes: N environment.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from footplate.context import Context
+from footplate.folder import RunFolder
+from footplate.job import Job
+from footplate.step import Activity, Medium, Step, Video
+from footplate_rl.environments import AtariConfig, GymnasiumConfig, OwnConfig, Transitions
+from footplate_rl.pictures import Thoughts, draw_returns
+from footplate_rl.policy import Policy
+from footplate_rl.recording import Moment, Recording, in_this_process, play_again
+
+
+class Recorder:
+    """Notes the actions of the first episode of each of the first `count` environments of an evaluation."""
+
+    def __init__(self, count: int, seed: int, stream: str, update: int) -> None:
+        self._seed, self._stream, self._update = seed, stream, update
+        self._actions: list[list[Any] | None] = [[] for _ in range(count)]
+        self.recordings: list[Recording] = []
+        """Those that came to their end."""
+
+    def note(self, actions_N: Any, step: Transitions) -> None:
+        """One more step of environments that were reset once, all together."""
+        for row, actions in enumerate(self._actions):
+            if actions is None:
+                continue
+            if not step.valid_N[row]:  # it failed and was started anew: nobody could play that again
+                self._actions[row] = None
+                continue
+            actions.append(np.asarray(actions_N[row]).tolist())
+            for episode in step.episodes:
+                if episode.environment == row:
+                    self.recordings.append(
+                        Recording(self._update, self._seed, self._stream, row, tuple(actions), episode.total_reward)
+                    )
+                    self._actions[row] = None
+
+
+def watch(
+    recordings: Sequence[Recording],
+    policy: Policy,
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    context: Context,
+    *,
+    videos: int,
+    values: bool,
+) -> Iterator[Step]:
+    """Play the recordings again: the first `videos` into the run folder, and draw the values of the first one."""
+    for number, recording in enumerate(recordings, start=1):
+        path = _video_path(context, recording, number) if number <= videos else None
+        media: dict[str, Medium] = {}
+        thoughts = think(recording, policy, environment, path) if values and number == 1 else None
+        if thoughts is not None:
+            media["eval/values"] = thoughts.draw(_title(recording))
+        elif path is not None:
+            for _ in _told_if_it_differs(recording, environment, path):
+                pass
+        if path is not None:
+            actions = path.with_suffix(".json")
+            recording.save(actions, environment)
+            caption = f"{_title(recording)}, environment seed {recording.environment_seed}"
+            media["eval/video" if number == 1 else f"eval/video-{number}"] = Video(path, caption, actions)
+        yield Step(recording.update, activity=Activity("watch", number, len(recordings)), media=media)
+
+
+def returns_picture(returns: Sequence[float], update: int) -> dict[str, Medium]:
+    """The histogram as a medium."""
+    return {"eval/returns": draw_returns(returns, f"{len(returns)} episodes after update {update:,}")}
+
+
+def think(
+    recording: Recording,
+    policy: Policy,
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    video: Path | None = None,
+) -> Thoughts:
+    """What the policy makes of each step of the recording."""
+    thoughts: Thoughts | None = None
+    for moment in _told_if_it_differs(recording, environment, video):
+        thoughts = thoughts or Thoughts(policy, moment.meanings)
+        thoughts.add(moment.observations_NO, moment.action)
+    assert thoughts is not None  # an episode has a step
+    return thoughts
+
+
+def require_that_it_can_be_filmed(job: Job) -> None:
+    """Raise ValueError where videos are asked for of what can't be drawn, before anything is trained."""
+    environment, videos = job.config.environment, job.config.evaluate.videos  # type: ignore[attr-defined]
+    if videos and not isinstance(environment, AtariConfig):
+        from footplate_rl.gymnasium_vector import make_single
+
+        single, name = make_single(in_this_process(environment))
+        single.close()
+        if "rgb_array" not in (single.metadata.get("render_modes") or ()):
+            raise ValueError(f"evaluate.videos: {name} can't be drawn, it has no render mode rgb_array; set it to 0")
+
+
+def _told_if_it_differs(
+    recording: Recording, environment: GymnasiumConfig | OwnConfig | AtariConfig, video: Path | None
+) -> Iterator[Moment]:
+    total_reward: float | None = None
+    for moment in play_again(recording, environment, video):
+        total_reward = None if moment.ended is None else moment.ended.total_reward
+        yield moment
+    if total_reward != recording.total_reward:
+        logging.getLogger("footplate").warning(
+            f"environment: does not repeat itself from seed {recording.environment_seed} and the same actions, so "
+            "another episode was filmed than was scored; draw all that is random from self.np_random"
+        )
+
+
+def _video_path(context: Context, recording: Recording, number: int) -> Path | None:
+    if context.folder is None:
+        return None
+    folder = RunFolder(context.folder).videos
+    folder.mkdir(exist_ok=True)
+    return folder / f"{recording.update:06d}-{recording.stream.replace(' ', '-')}-{number}.mp4"
+
+
+def _title(recording: Recording) -> str:
+    return f"return {recording.total_reward:g} in {len(recording.actions)} steps, after update {recording.update:,}"
