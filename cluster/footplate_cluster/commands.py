@@ -44,6 +44,7 @@ def submit(
     debug: Annotated[
         bool, typer.Option("--debug", help="a few updates, deterministic, with anomaly detection")
     ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait until the cluster has what the job needs")] = False,
     send: Send = None,
     follow: Follow = False,
     allow_open: AllowOpen = False,
@@ -51,7 +52,7 @@ def submit(
     """Send a recipe to a Ray cluster: footplate submit scan-transformer seed=2 --address http://head:8265"""
     from footplate.job import load_job
 
-    flags = {"device": device, "resources.workers": workers}
+    flags = {"device": device, "resources.workers": workers, "resources.wait": "true" if wait else None}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     job = load_job(recipe, [*(overrides or []), *given], debug=debug)
     cluster = _cluster(address, None, runs, allow_open)

@@ -17,7 +17,8 @@ from footplate.tracking.follow import follow
 from footplate.tracking.log_file import LogFile
 from footplate_cluster.capacity import nodes
 from footplate_cluster.connection import connected
-from footplate_cluster.resources import share_of_a_worker
+from footplate_cluster.driver import DriverSupervisor
+from footplate_cluster.resources import share_of_a_worker, share_of_actors
 from footplate_cluster.submitted import record_submission
 from footplate_cluster.supervision import Supervisor
 
@@ -38,7 +39,12 @@ def launch(job: Job, folder: RunFolder) -> None:
         _removed_afterwards(scratch),
         kept_fresh(folder) as refresh,
     ):
-        supervisor = Supervisor(job, folder, scratch, share_of_a_worker(job, nodes()))
+        there = nodes()
+        share = share_of_a_worker(job, there)
+        actors = share_of_actors(job, share, there)
+        supervisor = Supervisor(job, folder, scratch, share)
+        if actors is not None:
+            supervisor = DriverSupervisor(job, folder, scratch, share, actors)
 
         def done() -> bool:
             if supervisor.ident is None:  # not before somebody follows what it says

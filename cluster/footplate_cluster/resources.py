@@ -1,9 +1,11 @@
-"""What each worker reserves, and whether a cluster has it."""
+"""What each worker and each actor reserves, and whether a cluster has it."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from footplate.errors import FootplateError
 from footplate.job import Job
+from footplate.tasks import actors_of, load_task
 
 
 def room_on(nodes: Sequence[Mapping[str, float]], share: Mapping[str, float]) -> int:
@@ -43,3 +45,44 @@ def share_of_a_worker(job: Job, nodes: Sequence[Mapping[str, float]]) -> dict[st
             "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
         )
     return share
+
+
+class ActorShare(NamedTuple):
+    """How many actors a job has, and the CPU cores that each reserves."""
+
+    number: int
+    cpus: float
+
+
+def share_of_actors(job: Job, driver: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> ActorShare | None:
+    """What the actors of a job reserve beside its driver; None for a task without any.
+
+    Raises FootplateError at once where the cluster does not have it.
+    """
+    count = actors_of(load_task(job.task), job)
+    asked = job.resources.cpus_per_actor
+    if not count:
+        if asked is not None:
+            raise FootplateError(
+                f"resources.cpus_per_actor: {asked:g} is for the actors of a task, and this job has none; leave it out"
+            )
+        return None
+    cores = sorted(node.get("CPU", 0) for node in nodes)
+    left = sum(cores) - driver["CPU"]
+    cpus = asked or 1.0
+    if asked is None and job.address in (None, "local") and 0 < left < count:
+        cpus = int(100 * left / count) / 100
+    cores[-1] -= driver["CPU"]
+    room = sum(int(node / cpus + 1e-9) for node in cores if node > 0)
+    if room < count and not job.resources.wait:
+        raise FootplateError(
+            f"resources: {driver['CPU']:g} CPU for the task and {count} x {cpus:g} CPU for its actors are needed, and "
+            f"the cluster has {left + driver['CPU']:g} CPU; ask for less with "
+            "resources.cpus_per_actor, for fewer, or let it grow with --wait"
+        )
+    return ActorShare(count, cpus)
+
+
+def require_resources(job: Job, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise FootplateError where a cluster of such nodes does not have what the job reserves."""
+    share_of_actors(job, share_of_a_worker(job, nodes), nodes)

@@ -17,7 +17,7 @@ from footplate.folder import open_run
 from footplate.job import Job, read_job
 from footplate_cluster.dashboard import Dashboard, RayJob
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
-from footplate_cluster.resources import share_of_a_worker
+from footplate_cluster.resources import require_resources
 from footplate_cluster.submission import Submission
 from footplate_cluster.submitted import ENVIRONMENT, Submitted, read_submitted
 from footplate_cluster.wheel import footplate_wheel
@@ -71,7 +71,7 @@ class Submissions:
         """
         job = job.model_copy(update={"on": "ray", "address": "auto"}).settled()
         dashboard = self._reached()
-        share_of_a_worker(job, dashboard.nodes())
+        require_resources(job, dashboard.nodes())
         self._refuse_taken(name)
         parcel = make_parcel(job, send)
         say(f"sending to {dashboard.address}:")
@@ -99,7 +99,7 @@ class Submissions:
         say(f"sending to {dashboard.address}:")
         if (Path(before.path) / "job.yaml").is_file():
             job = read_job(Path(before.path) / "job.yaml").model_copy(update={"on": "ray", "address": "auto"})
-            share_of_a_worker(job, dashboard.nodes())
+            require_resources(job, dashboard.nodes())
             sent: str | None = self._working_dir(make_parcel(job, send), say)
         else:
             sent = self._sent_before(before)

@@ -26,6 +26,9 @@ class Resources(Section):
     """CPU cores that the cluster reserves for each worker."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     """GPUs that the cluster reserves for each worker."""
+    cpus_per_actor: Positive | None = None
+    """CPU cores that the cluster reserves for each actor of a task that has them; null: 1, or on a cluster that is
+    started on this machine an equal part of what the task itself leaves over, if that is less."""
     wait: bool = False
     """Wait for a cluster that is too small to grow; otherwise it is refused at once."""
 

@@ -7,6 +7,7 @@ one on a cluster: `context.pool` is the function that opens one.
         futures = [pool.submit(worker, "play", 100) for worker in range(pool.count)]
 """
 
+import logging
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +28,33 @@ ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _SECONDS_TO_END = 5.0
 
 
+class WorkerDiedError(TrainingError):
+    """A worker's process ended from outside: killed, out of memory, or with its machine. `Pool.replace` mends that."""
+
+    def __init__(self, what: str) -> None:
+        """`what` says who died and how."""
+        super().__init__(f"{what}; {ADVICE}")
+        self.what = what
+
+    def __reduce__(self) -> tuple[type["WorkerDiedError"], tuple[str]]:
+        return WorkerDiedError, (self.what,)
+
+
+DebugSettings = tuple[int, bool]
+
+
+def debug_settings() -> DebugSettings:
+    """The switches of torch that a worker elsewhere takes over from this process."""
+    return torch.get_deterministic_debug_mode(), torch.is_anomaly_enabled()
+
+
+def settle(settings: DebugSettings) -> None:
+    """Make this the process of a worker: one thread, and the switches of the process that asked for it."""
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode(settings[0])
+    torch.autograd.set_detect_anomaly(settings[1])
+
+
 class Pool(Protocol):
     """Workers with the numbers 0 to `count` - 1, each an object made by `make(*arguments[number])`."""
 
@@ -36,14 +65,35 @@ class Pool(Protocol):
 
         Arguments and results travel pickled where workers are elsewhere; tensors in shared memory stay shared. What the
         method raises is raised by the future: a FootplateError as it is, anything else as a TrainingError that says in
-        one line what was raised and where. It ends the run; nothing is restarted within one.
+        one line what was raised and where. Where the worker's process dies, this call and those behind it raise
+        WorkerDiedError.
         """
+
+    def replace(self, worker: int) -> None:
+        """Make a worker anew, in the state in which it began, where one died; what it was still asked for is lost."""
 
     def pause(self) -> None:
         """Return when no worker has anything left to do; what is submitted later sets it to work again."""
 
     def close(self) -> None:
         """Call `close` of each worker that is not at work, and end them all. Nothing may be submitted afterwards."""
+
+
+class Replacements:
+    """Replaces workers that die, so many over the life of a pool and no more, and says each."""
+
+    def __init__(self, pool: Pool, at_most: int) -> None:
+        self._pool, self._at_most = pool, at_most
+        self.count = 0
+        """How many there were."""
+
+    def replace(self, worker: int, death: WorkerDiedError) -> None:
+        """Make the worker anew. Raises its death where there have been enough."""
+        if self.count == self._at_most:
+            raise death
+        self.count += 1
+        logging.getLogger("footplate").info(f"{death.what}; replaced, {self.count} of at most {self._at_most}")
+        self._pool.replace(worker)
 
 
 OpenPool = Callable[..., Pool]
@@ -60,6 +110,7 @@ class ThisThread:
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
         self.count = len(arguments)
+        self._make, self._arguments = make, list(arguments)
         self._workers = [make(*own) for own in arguments]
 
     def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
@@ -69,6 +120,11 @@ class ThisThread:
         except Exception as problem:
             future.set_exception(problem)
         return future
+
+    def replace(self, worker: int) -> None:
+        """None dies here without this process; a debugger may still ask for it."""
+        self._workers[worker].close()
+        self._workers[worker] = self._make(*self._arguments[worker])
 
     def pause(self) -> None:
         """Nothing is ever under way."""
@@ -86,21 +142,34 @@ class ProcessPool:
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
         self.count = len(arguments)
-        spawn = multiprocessing.get_context("spawn")
-        settings = torch.get_deterministic_debug_mode(), torch.is_anomaly_enabled()
-        self._processes: list[BaseProcess] = []
-        self._pipes: list[connection.Connection] = []
+        self._make, self._arguments = make, list(arguments)
+        self._settings = debug_settings()
         # One thread a worker does nothing but wait for its answers: a future that needs no machinery of our own.
         self._threads = [ThreadPoolExecutor(1, f"worker {number}") for number in range(self.count)]
         self._futures: set[Future[Any]] = set()
-        for number, own in enumerate(arguments):
-            here, there = spawn.Pipe()
-            # A daemon, so that an interpreter that is ending ends it too.
-            process = spawn.Process(target=_serve, args=(there, number, make, own, settings), daemon=True)
-            process.start()
-            there.close()
-            self._processes.append(process)
-            self._pipes.append(here)
+        self._at_work = [Lock() for _ in range(self.count)]
+        started = [self._started(number) for number in range(self.count)]
+        self._processes = [process for process, _ in started]
+        self._pipes = [pipe for _, pipe in started]
+
+    def _started(self, number: int) -> tuple[BaseProcess, connection.Connection]:
+        spawn = multiprocessing.get_context("spawn")
+        here, there = spawn.Pipe()
+        call = there, number, self._make, self._arguments[number], self._settings
+        # A daemon, so that an interpreter that is ending ends it too.
+        process = spawn.Process(target=_serve, args=call, daemon=True)
+        process.start()
+        there.close()
+        return process, here
+
+    def replace(self, worker: int) -> None:
+        self._threads[worker].submit(self._replace, worker).result()  # behind the calls that fail
+
+    def _replace(self, worker: int) -> None:
+        self._pipes[worker].close()
+        self._processes[worker].kill()
+        self._processes[worker].join()
+        self._processes[worker], self._pipes[worker] = self._started(worker)
 
     def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
         future = self._threads[worker].submit(self._call, worker, method, arguments)
@@ -112,7 +181,7 @@ class ProcessPool:
         wait(list(self._futures))
 
     def close(self) -> None:
-        ended = [number for number, pipe in enumerate(self._pipes) if not self._asked_to_end(pipe)]
+        ended = [number for number in range(self.count) if not self._asked_to_end(number)]
         for number, process in enumerate(self._processes):
             process.join(0 if self._futures or number in ended else _SECONDS_TO_END)
             if process.is_alive():
@@ -123,24 +192,28 @@ class ProcessPool:
         for pipe in self._pipes:
             pipe.close()
 
-    @staticmethod
-    def _asked_to_end(pipe: connection.Connection) -> bool:
+    def _asked_to_end(self, worker: int) -> bool:
+        if not self._at_work[worker].acquire(blocking=False):
+            return False  # in the middle of what is being sent to it this would be noise
         try:
-            pipe.send(None)
+            self._pipes[worker].send(None)
         except OSError:
             return False
+        finally:
+            self._at_work[worker].release()
         return True
 
     def _call(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
         pipe, process = self._pipes[worker], self._processes[worker]
         try:
-            pipe.send((method, arguments))
-            answer, problem = pipe.recv()
+            with self._at_work[worker]:
+                pipe.send((method, arguments))
+                answer, problem = pipe.recv()
         except (EOFError, OSError) as cause:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
             code = process.exitcode or 0
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise TrainingError(f"worker {worker}: its process died ({how}); {ADVICE}") from cause
+            raise WorkerDiedError(f"worker {worker}: its process died ({how})") from cause
         if problem is not None:
             raise problem
         return answer
@@ -151,27 +224,25 @@ def _serve(
     number: int,
     make: Callable[..., Any],
     arguments: tuple[Any, ...],
-    settings: tuple[int, bool],
+    settings: DebugSettings,
 ) -> None:
     """What a worker's process does: make the worker, then answer calls until it is told to end."""
     # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode(settings[0])
-    torch.autograd.set_detect_anomaly(settings[1])
-    worker, failure = _tried(number, make, arguments)
+    settle(settings)
+    worker, failure = tried(number, make, arguments)
     try:
         while (call := pipe.recv()) is not None:
             method, own = call
-            pipe.send((None, failure) if failure is not None else _tried(number, getattr(worker, method), own))
+            pipe.send((None, failure) if failure is not None else tried(number, getattr(worker, method), own))
     except (EOFError, OSError):
         pass  # nobody listens any more
     if failure is None:
         worker.close()
 
 
-def _tried(number: int, call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+def tried(number: int, call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
     """What the call returned, or what it raised in a form that can travel."""
     try:
         return call(*arguments), None

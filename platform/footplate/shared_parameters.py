@@ -71,6 +71,12 @@ class SharedParameters:
         self._version += 1
         return before
 
+    def publish(self) -> None:
+        """Workers are to see the parameters of `module` as they are now; here it is the same memory."""
+
+    def refresh(self) -> None:
+        """`module` is to have the parameters that workers made, who rest; here it is the same memory."""
+
     @torch.no_grad()
     def put(self, parameters: Sequence[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, list(parameters))
@@ -101,4 +107,4 @@ def _shared(tensor: Tensor) -> Tensor:
 
 
 ShareParameters = Callable[[nn.Module, RmsProp], Any]
-"""`SharedParameters`, or what has its signature and gives `Parameters` that can be saved."""
+"""`SharedParameters`, or what has its signature and gives what has its methods."""

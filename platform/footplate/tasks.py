@@ -27,7 +27,7 @@ GROUP = "footplate.tasks"
 class Task(Protocol):
     """What a task's module holds; all but `Config` and `train` is optional, so ask with `hasattr`.
 
-    Optional are `evaluate`, `check`, `check_evaluation`, `evaluated_metrics` and `DEBUG_OVERRIDES`.
+    Optional are `evaluate`, `check`, `check_evaluation`, `evaluated_metrics`, `actors` and `DEBUG_OVERRIDES`.
     """
 
     Config: type[Section]
@@ -76,6 +76,11 @@ def check_job(task: Task, job: "Job") -> None:
     """What the task itself has against a job, where it has a `check(job)`. Raises ValueError, as a validator does."""
     if hasattr(task, "check"):
         task.check(job)
+
+
+def actors_of(task: Task, job: "Job") -> int:
+    """How many workers the pools of the task have, where they are not in its own thread: what a cluster reserves."""
+    return int(task.actors(job.config)) if hasattr(task, "actors") else 0
 
 
 def debug_overrides(task: Task) -> Mapping[str, object]:

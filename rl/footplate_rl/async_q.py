@@ -81,6 +81,11 @@ def check(job: Job) -> None:
     check_asynchronous(job, job.config.evaluate.every_updates)
 
 
+def actors(config: Config) -> int:
+    """How many workers play elsewhere than in this thread."""
+    return config.workers if config.processes else 0
+
+
 class Worker:
     """One of the workers: its own environments, and its own copies of the parameters and of the target network's."""
 
@@ -146,15 +151,20 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     shared, target = (context.share(module, config.optimizer) for module in (network, target_network))
     parts = {"model": network, "target": target_network, "learner": shared}
     done = context.restore(**parts)
+    for one in (shared, target):
+        one.publish()
     policy = _policy(network, config, context)
     workers = [(config, shared, target, index, context.seed, context.precision) for index in range(config.workers)]
 
     with closing(context.pool(Worker, workers, processes=config.processes)) as pool:
         for number, report in rounds(pool, done, config):
             metrics = report.metrics()
+            rest = number == config.updates or number % config.reset_every_updates == 0
+            if rest:
+                for one in (shared, target):
+                    one.refresh()
             if number == config.updates or config.evaluate.due(number):
                 metrics |= yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)
-            rest = number == config.updates or number % config.reset_every_updates == 0
             yield Step(number, metrics, work=report.work(frames_per_step), state=parts if rest else None)
 
 

@@ -4,6 +4,7 @@ Every update of the run has a number, and exactly one worker makes it: the numbe
 rollout and its learning rate. Which worker gets which number follows from who is free, and so from time.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
@@ -19,11 +20,11 @@ from footplate.context import Context
 from footplate.errors import FootplateError, TrainingError
 from footplate.job import Job
 from footplate.optimizers import RmsProp
-from footplate.pool import Pool
+from footplate.pool import Pool, Replacements, WorkerDiedError
 from footplate.schedules import Linear, Plateau, Schedule, build_schedule
-from footplate.section import Count, Fraction, Positive, Section
+from footplate.section import Count, Fraction, Positive, Section, WholeNumber
 from footplate.shared_parameters import Parameters
-from footplate.step import Mean, Metric
+from footplate.step import Latest, Mean, Metric
 from footplate.update import LossTerms
 from footplate_rl.environments import (
     AtariConfig,
@@ -71,6 +72,8 @@ class AsynchronousConfig(Section):
     """The largest L2 norm that the gradient of a rollout may have; a longer one is scaled down to it."""
     round_updates: Count = 20
     """How many updates a worker is given at a time, and what a report of progress counts."""
+    replace_workers: WholeNumber = 10
+    """How many workers whose process dies are replaced before the run ends; what a worker raises ends it at once."""
     reset_every_updates: Count = 20_000
     """After so many updates of all workers together they rest, and all environments start anew. Checkpoints and
     evaluations fall only there. Episodes cut this way bootstrap, and no statistic counts them."""
@@ -111,6 +114,11 @@ class AsynchronousConfig(Section):
 def check_asynchronous(job: Job, every_evaluation: int) -> None:
     """Raise ValueError where the job asks for reports, checkpoints or a precision that there can't be."""
     assert isinstance(job.config, AsynchronousConfig)
+    if job.resources.most_workers > 1:
+        raise ValueError(
+            f"resources.workers: {job.resources.workers} are ranks, and an asynchronous agent has workers of its own; "
+            f"use 1, and workers={job.resources.most_workers}"
+        )
     reset, size, rows = job.config.reset_every_updates, job.config.round_updates, job.track.every_updates
     for key, every in (("save.every_updates", job.save.every_updates), ("evaluate.every_updates", every_evaluation)):
         if every is not None and every % reset:
@@ -157,6 +165,8 @@ class Report(NamedTuple):
     means: dict[str, tuple[float, float]]
     """Totals and counts of metrics."""
     episodes: list[Episode]
+    replaced: int = 0
+    """How many workers had been replaced by then."""
 
     def metrics(self) -> dict[str, Metric]:
         """Its metrics, the returns and lengths of its episodes among them."""
@@ -166,6 +176,7 @@ class Report(NamedTuple):
             **{name: Mean(*mean) for name, mean in self.means.items()},
             "rollout/return": returns,
             "rollout/length": lengths,
+            "train/replaced_workers": Latest(float(self.replaced)),
         }
 
     def work(self, frames_per_step: int) -> dict[str, int]:
@@ -178,42 +189,46 @@ def rounds(pool: Pool, done: int, config: AsynchronousConfig) -> Iterator[tuple[
 
     At each multiple of `reset_every_updates`, and at the end, every worker rests while the caller has the report.
     """
+    replacements = Replacements(pool, config.replace_workers)
     while done < config.updates:
         boundary = min(config.updates, (done // config.reset_every_updates + 1) * config.reset_every_updates)
-        for reset in [pool.submit(worker, "reset", done) for worker in range(pool.count)]:
-            reset.result()
-        for report in hand_out(pool, done, boundary, config.round_updates):
+        for report in hand_out(pool, replacements, range(done, boundary), config.round_updates):
             done += report.updates
             if done == boundary:
                 pool.pause()
-            yield done, report
+            yield done, report._replace(replaced=replacements.count)
 
 
-def hand_out(pool: Pool, first: int, stop: int, size: int) -> Iterator[Report]:
-    """Let the workers make the updates with the numbers `first` to `stop` - 1, `size` at a time, whoever is free next.
+def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) -> Iterator[Report]:
+    """Reset the workers, then let them make the updates with these numbers, `size` at a time, whoever is free next.
 
-    Yields what they report, in the order in which they finish; at the last report all rest. Each has a method
-    `learn(first, count)`. What it raises is raised here.
+    Yields what they report, in the order in which they finish; at the last report all rest. Each has the methods
+    `reset(number)` and `learn(first, count)`. What they raise is raised here. The round of a worker that dies is made
+    anew, whatever it has pushed of it, by whoever is free.
     """
-    at_work: dict[Future[Report], int] = {}
-    following = first
-
-    def give(worker: int) -> None:
-        nonlocal following
-        if following < stop:
-            count = min(size, stop - following)
-            at_work[pool.submit(worker, "learn", following, count)] = worker
-            following += count
-
+    left = deque(updates[first : first + size] for first in range(0, len(updates), size))
+    at_work: dict[Future[Report | None], tuple[int, range | None]] = {}
     for worker in range(pool.count):
-        give(worker)
+        at_work[pool.submit(worker, "reset", updates.start)] = worker, None
+    idle: list[int] = []
     while at_work:
         done, _ = wait(at_work, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda one: at_work[one]):
-            worker = at_work.pop(future)
-            report = future.result()
-            give(worker)
-            yield report
+            worker, numbers = at_work.pop(future)
+            report = None
+            try:
+                report = future.result()
+                idle.append(worker)
+            except WorkerDiedError as death:
+                replacements.replace(worker, death)
+                at_work[pool.submit(worker, "reset", updates.start)] = worker, None
+                if numbers is not None:
+                    left.appendleft(numbers)
+            while left and idle:
+                following, numbers = idle.pop(0), left.popleft()
+                at_work[pool.submit(following, "learn", numbers.start, len(numbers))] = following, numbers
+            if report is not None:
+                yield report
 
 
 class Learning:

@@ -12,57 +12,47 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
-from torch import Tensor, nn
 
 from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import Job
-from footplate.optimizers import Adam, Optimizer
-from footplate.schedules import Constant, Schedule
-from footplate.section import Count, Fraction, Positive, Section
+from footplate.section import Count
 from footplate.step import Activity, Step
-from footplate.update import Update, UpdateConfig
-from footplate_rl.action_values import QNetwork
-from footplate_rl.environments import EnvironmentConfig, Environments, make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved, policy_metrics
-from footplate_rl.exploration import EpsilonGreedy
+from footplate.update import Update
+from footplate_rl.environments import make_environments
+from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
-from footplate_rl.networks import Nature
 from footplate_rl.policy import Policy
-from footplate_rl.q_learning import HardTarget, Lessons, ReplayLoss, Target, bootstrap_values, n_step_targets
-from footplate_rl.q_networks import DuelingNetwork, ValueNetwork, build_value_network
-from footplate_rl.replay.kinds import ReplayConfig, UniformReplay, build_replay, rows_needed, stacked_frames
-from footplate_rl.replay.replay import Batch, Replay
+from footplate_rl.q_learning import ReplayLoss
 from footplate_rl.resets import (
     require_evaluations_at_resets,
     require_saves_at_resets,
-    require_that_higher_is_better,
 )
 from footplate_rl.rollout import episode_metrics, restart_metrics
+from footplate_rl.value_learning import (
+    GreedyEvaluation,
+    ValueLearning,
+    beta_at,
+    empty_replay,
+    epsilon_greedy,
+    lessons_of,
+    require_room,
+    value_network,
+)
 from footplate_rl.watching import require_that_it_can_be_filmed
 
 _STEPS_BETWEEN_NEWS = 100
 
 
-class GreedyEvaluation(Quota):
-    """A fixed quota of episodes for each of some environments that are used for nothing else."""
-
-    epsilon: Fraction = 0.001
-    """The probability of a random action; Mnih 2015 has 0.05, later papers 0.001."""
-
-
-class Config(Section):
+class Config(ValueLearning):
     """The defaults are those of Mnih et al. 2015, for Atari, but for the optimizer."""
 
     steps: Count = 50_000_000
     """The budget: decisions of the agent, over all environments (on Atari four emulator frames each)."""
-    environment: EnvironmentConfig
-    """What is played."""
     environments: Count = 1
     """How many environments are played at once."""
     rollout_steps: Count = 4
@@ -71,36 +61,8 @@ class Config(Section):
     """How many updates a round of learning has."""
     learning_starts_steps: Count = 50_000
     """Steps, over all environments, before the first round."""
-    batch_size: Count = 32
-    """Windows an update learns from."""
-    replay: ReplayConfig = UniformReplay()
-    """What is kept, and how it is drawn."""
-    n_step: Count = 1
-    """How many rewards a target adds up before it bootstraps."""
-    double: bool = False
-    """Whether the network chooses the action that the target network judges (double Q-learning)."""
-    dueling: bool = False
-    """Whether the network's last layers part into a value and advantages."""
-    discount: Fraction = 0.99
-    """What a reward is worth one step later."""
-    reward_clip: Positive | None = 1.0
-    """Learn from rewards clipped to [-1, 1] times this; null for the true ones. Returns are reported unclipped."""
-    reward_scale: Positive = 1.0
-    """What multiplies each reward, once clipped, before it is learnt from: keeps errors near what `huber` squares."""
-    huber: Positive | None = 1.0
-    """Errors beyond this count linearly and not squared; null squares all."""
     exploration: FallingEpsilon = FallingEpsilon()
     """How often a random action is taken."""
-    target: Target = HardTarget()
-    """How the network that targets are computed with follows."""
-    network: ValueNetwork = Nature()
-    """What computes the values."""
-    optimizer: Optimizer = Adam(kind="adam", learning_rate=6.25e-5, epsilon=1.5e-4)
-    """That of Hessel et al. 2018 (arXiv 1710.02298), which needs less tuning than the RMSProp of 2015."""
-    schedule: Schedule = Constant(kind="constant")
-    """What becomes of the learning rate; a plateau watches `eval/return`."""
-    update: UpdateConfig = UpdateConfig()
-    """How gradients become an update."""
     evaluate: GreedyEvaluation = GreedyEvaluation(every_updates=250_000, episodes=30, environments=15)
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
     reset_every_updates: Count = 50_000
@@ -127,12 +89,6 @@ class Config(Section):
                 f"steps: {self.steps} pays for no update, the first one comes after learning_starts_steps and a "
                 f"rollout, {least} steps; use at least as many"
             )
-        if self.batch_size % self.update.accumulate:
-            raise ValueError(
-                f"batch_size: {self.batch_size} can't be cut into update.accumulate: {self.update.accumulate} "
-                f"microbatches; use a multiple of {self.update.accumulate}"
-            )
-        require_that_higher_is_better(self.schedule)
         if self.exploration.final > self.exploration.initial:
             raise ValueError(
                 f"exploration.final: {self.exploration.final:g} is above initial: {self.exploration.initial:g}; "
@@ -142,20 +98,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _has_a_replay_that_can_be_drawn_from(self) -> "Config":
-        if self.replay.transitions < self.batch_size:
-            raise ValueError(
-                f"replay.transitions: {self.replay.transitions} is less than one batch, batch_size: "
-                f"{self.batch_size}; use at least as many"
-            )
-        rows, needed = (
-            self.replay.transitions // self.environments,
-            rows_needed(self.n_step, stacked_frames(self.environment)),
-        )
-        if rows < needed:
-            raise ValueError(
-                f"replay.transitions: {self.replay.transitions} has {rows} for each environment, and a window of "
-                f"n_step: {self.n_step} takes {needed}; use at least {needed * self.environments}"
-            )
+        require_room(self, self.environments)
         if self.fill_steps + self.rollout_steps <= self.n_step:
             raise ValueError(
                 f"learning_starts_steps: {self.learning_starts_steps} fills no window of n_step: {self.n_step}; use at "
@@ -211,12 +154,13 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         raise FootplateError(f"dqn: learns with one worker, not with {context.ranks}; leave out --workers.")
     with closing(make_environments(config.environment, config.environments, seed=context.seed)) as environments:
         context.seed_torch("initialise")
-        network = _network(config, environments.observation_space, environments.action_space, context)
+        network = value_network(config, environments.observation_space, environments.action_space, context)
         target = deepcopy(network).requires_grad_(False)
         loss = ReplayLoss(network, config.huber)
         update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=config.updates)
-        replay = _replay(config, environments)
-        policy = _policy(network, environments.action_space, config.exploration.initial, context)
+        spaces = environments.observation_space, environments.action_space
+        replay = empty_replay(config, config.replay, *spaces, config.environments)
+        policy = epsilon_greedy(network, environments.action_space, config.exploration.initial, context)
         explorer = Explorer(environments, policy, replay, config.reward_clip, config.reward_scale)
         context.restore(model=network, target=target, update=update, replay=replay)
         explorer.reset(update.number)
@@ -228,11 +172,15 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 rollout = update.number // config.updates_per_rollout
                 steps = rollout * config.rollout_steps * config.environments
                 epsilon = config.exploration.at(steps * environments.frames_per_step)
-                explorer.policy = _policy(network, environments.action_space, epsilon, context)
+                explorer.policy = epsilon_greedy(network, environments.action_space, epsilon, context)
                 explorer.play(context.stream("act", rollout).random((config.rollout_steps, config.environments)))
-            batch = replay.sample(config.batch_size, context.stream("replay", update.number), _beta(config, update))
+            batch = replay.sample(
+                config.batch_size,
+                context.stream("replay", update.number),
+                beta_at(config, update.number, config.updates),
+            )
             loss.errors.clear()
-            metrics = update(_lessons(batch, target, network, config, context))
+            metrics = update(lessons_of(batch, target, network, config, context))
             replay.update(batch.rows_B, torch.cat(loss.errors).abs().cpu().numpy())
             config.target.follow(target, network, update.number)
             metrics |= {"train/epsilon": epsilon, **episode_metrics(explorer.episodes, context)}
@@ -242,7 +190,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             last = update.number == config.updates
             boundary = last or update.number % config.reset_every_updates == 0
             if last or config.evaluate.due(update.number):
-                greedy = _policy(network, environments.action_space, config.evaluate.epsilon, context)
+                greedy = epsilon_greedy(network, environments.action_space, config.evaluate.epsilon, context)
                 metrics |= yield from _evaluated(greedy, config, context, update)
             if boundary:
                 explorer.cut()
@@ -263,32 +211,9 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
 
 def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
     """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
-    network = _network(config, observations, actions, context)
+    network = value_network(config, observations, actions, context)
     context.restore(model=network)
-    return _policy(network, actions, config.evaluate.epsilon, context)
-
-
-def _network(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> QNetwork | DuelingNetwork:
-    return context.place(build_value_network(config.network, observations, actions, dueling=config.dueling))
-
-
-def _policy(network: nn.Module, actions: Discrete | Box, epsilon: float, context: Context) -> Policy:
-    assert isinstance(actions, Discrete)
-    return Policy(network, EpsilonGreedy(int(actions.n), epsilon), context)
-
-
-def _replay(config: Config, environments: Environments) -> Replay:
-    assert isinstance(environments.action_space, Discrete)
-    actions, stack = int(environments.action_space.n), stacked_frames(config.environment)
-    return build_replay(
-        config.replay,
-        environments.observation_space,
-        actions,
-        environments=config.environments,
-        stack=stack,
-        n_step=config.n_step,
-        discount=config.discount,
-    )
+    return epsilon_greedy(network, actions, config.evaluate.epsilon, context)
 
 
 def _fill(explorer: Explorer, config: Config, context: Context) -> Iterator[Step]:
@@ -297,31 +222,6 @@ def _fill(explorer: Explorer, config: Config, context: Context) -> Iterator[Step
         steps = min(_STEPS_BETWEEN_NEWS, config.fill_steps - first)
         explorer.play(context.stream("fill", first).random((steps, config.environments)))
         yield Step(0, activity=Activity("fill the replay", first + steps, config.fill_steps))
-
-
-def _beta(config: Config, update: Update) -> float:
-    """How much of the bias the weights correct: 1 in the last update of the planned run."""
-    if isinstance(config.replay, UniformReplay):
-        return 0.0
-    return config.replay.beta + (1 - config.replay.beta) * (update.number + 1) / config.updates
-
-
-def _lessons(batch: Batch, target: nn.Module, network: nn.Module, config: Config, context: Context) -> list[Lessons]:
-    """The batch with its targets, in microbatches."""
-
-    def on_device(array: Any) -> Tensor:
-        return torch.from_numpy(array).to(context.device)
-
-    with context.autocast():
-        judged = bootstrap_values(on_device(batch.next_observations_BO), target, network if config.double else None)
-    dtype = torch.float64 if context.precision == "fp64" else torch.float32
-    returns_B, bootstraps_B, weights_B = (
-        on_device(array).to(dtype) for array in (batch.returns_B, batch.bootstraps_B, batch.weights_B)
-    )
-    targets_B = n_step_targets(returns_B, bootstraps_B, judged.to(dtype))
-    whole = on_device(batch.observations_BO), on_device(batch.actions_B), targets_B, weights_B
-    pieces = (tensor.chunk(config.update.accumulate) for tensor in whole)
-    return [Lessons(*piece) for piece in zip(*pieces, strict=True)]
 
 
 def _evaluated(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from footplate.section import Count, Fraction, Section, WholeNumber
+from footplate.section import Count, Fraction, NonNegative, Probability, Section, WholeNumber
 
 
 class _Resampled(Section):
@@ -83,6 +83,27 @@ class Uniform(_Resampled):
 
 
 Exploration = Annotated[Choice | Uniform, Field(discriminator="kind")]
+
+
+class Ladder(Section):
+    """A rate for each player, from often to next to never: epsilon^(1 + alpha i / (N - 1)) for i = 0 to N - 1.
+
+    Source: Horgan et al. 2018 (arXiv 1803.00933), section 4.1.
+    """
+
+    epsilon: Probability = 0.4
+    """The rate of the first player."""
+    alpha: NonNegative = 7.0
+    """How much rarer the last one explores: it has the rate epsilon^(1 + alpha)."""
+
+    def rates(self, players: int) -> NDArray[np.float64]:
+        """The rates of so many players.
+
+        >>> Ladder(epsilon=0.5, alpha=2.0).rates(3).tolist()
+        [0.5, 0.25, 0.125]
+        """
+        powers_N: NDArray[np.float64] = 1 + self.alpha * np.arange(players) / max(1, players - 1)
+        return self.epsilon**powers_N
 
 
 class EpsilonGreedy:

@@ -3,15 +3,14 @@
 Axes: N environment, O all axes of one observation, T step.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from footplate.section import Fraction, Section, WholeNumber
-from footplate_rl.environments import Environments, Episode
+from footplate_rl.environments import Environments, Episode, Observations, Transitions
 from footplate_rl.policy import Policy
-from footplate_rl.replay.replay import Replay
 
 
 class FallingEpsilon(Section):
@@ -34,6 +33,20 @@ class FallingEpsilon(Section):
         return self.final + (1 - share) * (self.initial - self.final)
 
 
+class Recorder(Protocol):
+    """A `Replay`, or whatever else remembers what was played."""
+
+    def add(
+        self,
+        observations_NO: Observations,
+        actions_N: NDArray[np.int64],
+        step: Transitions,
+        rewards_N: NDArray[np.float64],
+    ) -> object: ...
+
+    def cut(self, observations_NO: Observations) -> object: ...
+
+
 class Explorer:
     """Plays environments into a replay."""
 
@@ -41,14 +54,15 @@ class Explorer:
         self,
         environments: Environments,
         policy: Policy,
-        replay: Replay,
+        replay: Recorder,
         reward_clip: float | None,
         reward_scale: float = 1.0,
     ) -> None:
         """What is kept of a reward is clipped to +-`reward_clip` and then scaled."""
         self._environments, self.policy, self._replay = environments, policy, replay
         self._clip, self._scale = reward_clip, reward_scale
-        self._observations_NO: NDArray[Any] = np.empty(0)
+        self.observations_NO: NDArray[Any] = np.empty(0)
+        """What is acted on next."""
         self.episodes: list[Episode] = []
         """Those that came to their end since this was emptied."""
         self.transitions = 0
@@ -56,19 +70,19 @@ class Explorer:
 
     def reset(self, number: int) -> None:
         """All environments start anew with the seeds of their `number`-th reset."""
-        self._observations_NO = self._environments.reset(number)
+        self.observations_NO = self._environments.reset(number)
 
     def cut(self) -> None:
         """Let the replay end what is in progress, before a reset."""
-        self._replay.cut(self._observations_NO)
+        self._replay.cut(self.observations_NO)
 
     def play(self, uniforms_TN: NDArray[np.float64]) -> None:
         """A step for each row of uniform numbers."""
         for uniforms_N in uniforms_TN:
-            actions_N = self.policy.act(self._observations_NO, uniforms_N)
+            actions_N = self.policy.act(self.observations_NO, uniforms_N)
             step = self._environments.step(actions_N)
             rewards_N = step.rewards_N if self._clip is None else step.rewards_N.clip(-self._clip, self._clip)
-            self._replay.add(self._observations_NO, actions_N, step, rewards_N * self._scale)
-            self._observations_NO = step.observations_NO
+            self._replay.add(self.observations_NO, actions_N, step, rewards_N * self._scale)
+            self.observations_NO = step.observations_NO
             self.episodes += step.episodes
             self.transitions += int(np.count_nonzero(step.valid_N))

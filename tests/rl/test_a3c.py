@@ -1,6 +1,7 @@
 """A3C: one worker is the algorithm written down, an LSTM knows nothing of the episode before, and what is refused."""
 
 import multiprocessing
+from concurrent.futures import Future
 from contextlib import closing
 from math import sqrt
 from pathlib import Path
@@ -16,7 +17,8 @@ from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
 from footplate.errors import FootplateError, TrainingError
 from footplate.job import load_job
-from footplate.step import Mean, Step
+from footplate.pool import ThisThread, WorkerDiedError
+from footplate.step import Latest, Mean, Step
 from footplate_rl.a3c import Config, evaluate, train
 from footplate_rl.distributions import Categorical
 from footplate_rl.environments import make_environments
@@ -289,6 +291,8 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
          "only there workers rest; make it one"),
         ("track.every_updates=30", "track.every_updates: 30 is no multiple of round_updates: 20, by which progress is "
          "counted; make it one"),
+        ("resources.workers=2", "resources.workers: 2 are ranks, and an asynchronous agent has workers of its own; use "
+         "1, and workers=2"),
         ("precision=bf16", "precision: bf16 is not for asynchronous workers; use fp32 or fp64"),
     ],
 )  # fmt: skip
@@ -308,6 +312,57 @@ def test_a_machine_that_can_not_share_parameters_is_refused() -> None:
         next(train(config_of(), Context(ranks=2)))
     assert str(error.value) == (
         "resources.workers: 2 can't share an asynchronous agent, which has workers of its own; use 1."
+    )
+
+
+ONCE: dict[str, Any] = {"reset_every_updates": 24, "evaluate": {"every_updates": 24}}
+
+
+class Mortal(ThisThread):
+    """A pool in which worker 1 dies in its second round, having made it, and again as it starts anew."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked: list[tuple[str, int, int]] = []
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        self.asked.append((method, worker, arguments[0]))
+        future = super().submit(worker, method, *arguments)
+        own = [call for call, one, _ in self.asked if one == 1]
+        if worker == 1 and own in (["reset", "learn", "learn"], ["reset", "learn", "learn", "reset"]):
+            future = Future()
+            future.set_exception(WorkerDiedError("worker 1: its process died (SIGKILL)"))
+        return future
+
+
+def test_the_round_of_a_worker_that_dies_is_made_again_and_the_worker_starts_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pools: list[Mortal] = []
+
+    def open_pool(make: Any, arguments: Any, *, processes: bool) -> Mortal:
+        pools.append(Mortal(make, arguments))
+        return pools[-1]
+
+    with caplog.at_level("INFO", "footplate"):
+        steps = rounds(
+            config_of(workers=2, reset_every_updates=24, evaluate={"every_updates": 24}), Context(pool=open_pool)
+        )
+    assert [step.update for step in steps] == [4, 8, 12, 16, 20, 24]
+    assert steps[-1].metrics["train/replaced_workers"] == Latest(2)
+    made = [first for method, _, first in pools[0].asked if method == "learn"]
+    assert sorted(made) == [0, 4, 8, 12, 12, 16, 20]
+    assert [first for method, worker, first in pools[0].asked if (method, worker) == ("reset", 1)] == [0, 0, 0]
+    assert caplog.messages == [
+        f"worker 1: its process died (SIGKILL); replaced, {count} of at most 10" for count in (1, 2)
+    ]
+
+
+def test_a_worker_that_dies_once_too_often_ends_the_run() -> None:
+    with pytest.raises(WorkerDiedError) as error:
+        rounds(config_of(workers=2, replace_workers=1, **ONCE), Context(pool=lambda *given, processes: Mortal(*given)))
+    assert str(error.value) == (
+        "worker 1: its process died (SIGKILL); mend it, and `footplate resume` goes on from the last checkpoint."
     )
 
 

@@ -65,44 +65,66 @@ class Replay:
         actions_N: NDArray[np.int64],
         step: Transitions,
         rewards_N: NDArray[np.float64],
-    ) -> None:
+        first: int = 0,
+    ) -> Rows:
         """What the actions led to, from these observations, with the rewards to learn from (kept in float32).
 
         An episode whose step was no transition was lost with its environment: it ends at the observation acted on.
+        Where the environments are some of the replay's, `first` is the first of them. Returns the windows that are
+        whole by this, in an order that does not depend on `first` or on how large the replay is.
         """
-        if not step.valid_N.all():
-            in_progress = self._ring.in_progress()
-            self._cut(in_progress[~step.valid_N[in_progress]], observations_NO)
+        lost = self._cut(self._in_progress(first, ~step.valid_N), observations_NO, first)
         (acted_n,) = np.nonzero(step.valid_N)
-        rows_n = self._append(acted_n, observations_NO[acted_n])
+        rows_n = self._append(first + acted_n, observations_NO[acted_n])
         truncated_n, ended_n = step.truncated_N[acted_n], step.return_ended_N[acted_n]
         self._actions_R[rows_n] = actions_N[acted_n]
         self._rewards_R[rows_n] = rewards_N[acted_n]
         self._ring.marks_R[rows_n] = TRANSITION + ENDED * ended_n + TRUNCATED * truncated_n
         if truncated_n.any():
-            self._append(acted_n[truncated_n], step.final_observations_KO)
-        self._ring.end_episode(acted_n[(step.terminated_N | step.truncated_N)[acted_n]])
-        self._selection.enter(self._ring.completed_by(rows_n, ended_n | truncated_n))
+            self._append(first + acted_n[truncated_n], step.final_observations_KO)
+        self._ring.end_episode(first + acted_n[(step.terminated_N | step.truncated_N)[acted_n]])
+        whole = self._entered(rows_n, ended_n | truncated_n)
+        return np.concatenate([lost, whole]) if len(lost) else whole
 
-    def cut(self, observations_NO: Observations) -> None:
-        """Every episode in progress ends here as if truncated, at the observations that would be acted on next."""
-        self._cut(self._ring.in_progress(), observations_NO)
+    def cut(self, observations_NO: Observations, first: int = 0) -> Rows:
+        """Every episode in progress ends here as if truncated, at the observations that would be acted on next.
 
-    def _cut(self, cut_n: Rows, observations_NO: Observations) -> None:
+        `first` and what is returned are as for `add`.
+        """
+        return self._cut(self._in_progress(first, np.ones(len(observations_NO), np.bool_)), observations_NO, first)
+
+    def _in_progress(self, first: int, asked_N: NDArray[np.bool_]) -> Rows:
+        """Those of the environments asked for, from `first` on, whose last row is not the end of their episode."""
+        rows_n = self._ring.in_progress()
+        rows_n = rows_n[(rows_n >= first) & (rows_n < first + len(asked_N))]
+        return rows_n[asked_N[rows_n - first]]
+
+    def _cut(self, cut_n: Rows, observations_NO: Observations, first: int) -> Rows:
+        if not len(cut_n):
+            return cut_n
         rows_n = self._ring.newest(cut_n)
         self._ring.marks_R[rows_n] |= TRUNCATED
-        self._append(cut_n, observations_NO[cut_n])
+        self._append(cut_n, observations_NO[cut_n - first])
         self._ring.end_episode(cut_n)
-        self._selection.enter(self._ring.completed_by(rows_n, np.ones(len(rows_n), np.bool_)))
+        return self._entered(rows_n, np.ones(len(rows_n), np.bool_))
+
+    def _entered(self, rows_n: Rows, ends_n: NDArray[np.bool_]) -> Rows:
+        whole = self._ring.completed_by(rows_n, ends_n)
+        self._selection.enter(whole)
+        return whole
 
     def sample(self, size: int, generator: np.random.Generator, beta: float = 1.0) -> Batch:
         """So many windows, with replacement; there must be one."""
         drawn = self._selection.draw(size, generator)
-        rows_B, ring = drawn.rows_B, self._ring
+        weights_B = (self._selection.count * drawn.probabilities_B) ** -beta
+        return self.windows(drawn.rows_B, weights_B / weights_B.max())
+
+    def windows(self, rows_B: Rows, weights_B: NDArray[np.float64]) -> Batch:
+        """These windows, with these weights."""
+        ring = self._ring
         rows_BW = (rows_B[:, None] + self._offsets_W) % ring.rows
         returns_B, bootstraps_B, lengths_B = self._returns(rows_BW[:, ring.stack - 1 : -1])
         observations_BO, next_observations_BO = self._observations(rows_BW, lengths_B)
-        weights_B = (self._selection.count * drawn.probabilities_B) ** -beta
         return Batch(
             rows_B,
             observations_BO,
@@ -110,7 +132,7 @@ class Replay:
             returns_B,
             bootstraps_B,
             next_observations_BO,
-            weights_B / weights_B.max(),
+            weights_B,
         )
 
     def update(self, rows_B: Rows, errors_B: NDArray[Any]) -> None:

@@ -1,0 +1,110 @@
+"""A task with actors on Ray: the task itself, the driver, and all its actors share one placement group.
+
+All of it is reserved at once or nothing is, so no driver ever waits for actors that other drivers keep from it.
+"""
+
+import sys
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import ray
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from footplate.context import Context
+from footplate.errors import FootplateError, TrainingError
+from footplate.execution import resolve_device, run
+from footplate.faults import LostWorkerError
+from footplate.folder import RunFolder
+from footplate.job import Job, job_from_yaml
+from footplate.launch import newest_checkpoint
+from footplate.pool import ADVICE, described
+from footplate.tracking.log_file import LogFile
+from footplate.tracking.tracker import Guard
+from footplate_cluster.actors import Actors
+from footplate_cluster.marker import problem_with, write_marker
+from footplate_cluster.parameters import RayParameters
+from footplate_cluster.places import seen_here
+from footplate_cluster.resources import ActorShare
+from footplate_cluster.supervision import Supervisor
+
+
+class DriverSupervisor(Supervisor):
+    """Supervises the driver of a task with actors, which replaces those itself; a driver that is lost starts anew."""
+
+    def __init__(
+        self, job: Job, folder: RunFolder, scratch: Path, share: Mapping[str, float], actors: ActorShare
+    ) -> None:
+        super().__init__(job, folder, scratch, share)
+        self._actors = actors
+
+    def _starts(self, patience_seconds: float) -> bool:
+        bundles = [dict(self._share), *({"CPU": self._actors.cpus} for _ in range(self._actors.number))]
+        group = placement_group(bundles, strategy="PACK")
+        try:
+            while not group.wait(1):  # others may have the cluster now
+                if self.is_stopping.is_set():
+                    return False
+            lost = self._drive(group)
+        finally:
+            remove_placement_group(group)
+        if lost is None:
+            return False
+        self._wait_for_the_lock()
+        self._note(lost)
+        return not self.is_stopping.is_set()
+
+    def _drive(self, group: PlacementGroup) -> str | None:
+        """Run the driver until it ends; what was lost if it did not end by itself. Raises its error."""
+        token = uuid.uuid4().hex
+        if self._folder.url is None:
+            write_marker(self._folder.path, token)
+        place = PlacementGroupSchedulingStrategy(group, 0)
+        cpus, gpus = self._share["CPU"], self._share.get("GPU", 0)
+        driver = _drive.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy=place)
+        try:
+            ray.get(
+                driver.remote(
+                    self._job.to_yaml(), self._folder.url or str(self._folder.path), token, group, self._actors.cpus
+                )
+            )
+        except RayTaskError as failure:
+            if isinstance(failure.cause, LostWorkerError):
+                return str(failure.cause)
+            if isinstance(failure.cause, FootplateError):
+                raise failure.cause from None
+            raise TrainingError(f"driver: {' '.join(str(failure.cause).split())}; {ADVICE}") from None
+        except WorkerCrashedError:
+            return "the driver died"
+        except NodeDiedError:
+            return "the machine of the driver is gone"
+        return None
+
+
+@ray.remote
+def _drive(job_yaml: str, place: str, token: str, group: PlacementGroup, cpus: float) -> None:
+    job = job_from_yaml(job_yaml)
+    sys.argv[1:] = ["resume", place]  # W&B uploads it; Ray's has the addresses and the id of the cluster
+    with seen_here(place, 0, 1) as folder:
+        if "://" not in place and (problem := problem_with(folder.path, token)) is not None:
+            raise FootplateError(problem)
+        log = Guard("log.txt", LogFile(folder.log), print)  # nobody sees what is printed here
+        context = Context(
+            seed=job.seed,
+            device=resolve_device(job.device),
+            precision=job.precision,
+            folder=folder.path,
+            checkpoint=newest_checkpoint(folder, log.message),
+            pool=Actors(group, cpus).open,
+            share=partial(RayParameters, group=group),
+        )
+        try:
+            for _ in run(job, context):
+                pass
+        except FootplateError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"{described(error)}; {ADVICE}") from error
