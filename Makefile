@@ -21,7 +21,7 @@ demo: $(READY)  ## a translator and an agent on a local Ray, in minutes
 	@sh benchmarks/demo.sh
 
 test: $(READY)  ## everything, a process for each core
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 check: $(READY)  ## format, lint, types, layers, quick tests
 	$(BIN)/ruff format --check
