@@ -23,22 +23,33 @@ class Token:
 
 
 def find_token() -> Token | None:
-    """The token that Ray itself would use. Raises FootplateError where RAY_AUTH_TOKEN_PATH names no file."""
+    """The token that Ray itself would use. Raises FootplateError for what cannot be one, or no file."""
     if secret := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return Token("RAY_AUTH_TOKEN", secret)
+        return _checked("RAY_AUTH_TOKEN", secret)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         try:
-            return Token(path, Path(path).expanduser().read_text().strip())
+            secret = Path(path).expanduser().read_text(errors="replace").strip()
         except OSError as error:
             raise FootplateError(
                 f"RAY_AUTH_TOKEN_PATH={path}: cannot be read ({error.strerror}); name the file that holds the token"
             ) from error
+        return _checked(path, secret)
     default = _default_path()
     with suppress(OSError):
         _close_to_others(default)
-        if secret := default.read_text().strip():
-            return Token(str(default), secret)
+        if secret := default.read_text(errors="replace").strip():
+            return _checked(str(default), secret)
     return None
+
+
+def _checked(source: str, secret: str) -> Token:
+    """Python would show a token that no header can hold, in a traceback."""
+    if any(not "!" <= letter <= "~" for letter in secret):
+        raise FootplateError(
+            f"{source}: holds no token: there is white space or a foreign letter in it; "
+            "get the one that the cluster was started with"
+        )
+    return Token(source, secret)
 
 
 @contextmanager

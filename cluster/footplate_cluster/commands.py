@@ -19,8 +19,8 @@ Address = Annotated[
 ]
 AllowOpen = Annotated[bool, typer.Option("--allow-open", help="also a cluster elsewhere that asks for no token")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="show it until it ends; Ctrl-C leaves it running")]
-Run = Annotated[str, typer.Argument(help="a run's name, or the path of its folder")]
-Runs = Annotated[str, typer.Option("--runs", help="the folder that holds the runs, on a disk that every node sees")]
+Run = Annotated[str, typer.Argument(help="a run's name, or the path or URL of its folder")]
+Runs = Annotated[str, typer.Option("--runs", help="the folder that holds the runs: a path that every node sees, or a URL")]
 Send = Annotated[
     list[Path] | None, typer.Option(help="a further file or folder below this one to send; may be given several times")
 ]
@@ -123,6 +123,7 @@ def follow_to_the_end(run: "Submission") -> None:
     except KeyboardInterrupt:
         print(f"\n{run.run}: goes on; `footplate stop {run.run}` ends it, `footplate logs {run.run} -f` is back here")
         raise
+    run = run.refreshed()
     if run.folder is not None and state == "finished":
         print("\n".join(closing_lines(run.folder)))
     elif run.folder is not None:
@@ -148,7 +149,7 @@ def _found(run: str, address: str | None, runs: str, allow_open: bool) -> "Submi
     try:
         return _cluster(address, run, runs, allow_open).find(run)
     except FootplateError as error:
-        if chosen_address(address) is not None or recorded_address(run, Path(runs)) is None:
+        if chosen_address(address) is not None or recorded_address(run, runs) is None:
             raise
         print(f"warning: {error}", file=sys.stderr)
         return Submissions(None, runs).find(run)
@@ -160,7 +161,7 @@ def _cluster(address: str | None, run: str | None, runs: str, allow_open: bool) 
 
     chosen = chosen_address(address)
     if chosen is None and run is not None:
-        chosen = recorded_address(run, Path(runs))
+        chosen = recorded_address(run, runs)
         if chosen is not None and not is_on_this_machine(chosen):
             # Whoever wrote the folder would get the token.
             raise FootplateError(f"--address: {run} says {chosen}; if you trust that, give it or set RAY_ADDRESS")

@@ -8,9 +8,9 @@ import http.client
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
@@ -20,6 +20,7 @@ from footplate_cluster.authentication import Token, find_token
 
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_UPLOAD = 300.0
+Result = TypeVar("Result")
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -67,30 +68,34 @@ class Dashboard:
                 f"--address {self.address}: whoever reaches this cluster can run code on it, for it asks for no token; "
                 "start it with RAY_AUTH_MODE=token, or give --allow-open where its network is closed"
             )
-        self._json("GET", "/api/version")
+        self._json("/api/version", lambda answer: answer["ray_version"])
 
     def nodes(self) -> list[dict[str, float]]:
         """The resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`."""
-        answer = self._json("GET", "/api/v0/nodes?limit=10000&timeout=10")
-        rows = answer["data"]["result"]["result"]
-        return [row["resources_total"] for row in rows if row["state"] == "ALIVE"]
+
+        def living(answer: Any) -> list[dict[str, float]]:
+            rows = answer["data"]["result"]["result"]
+            return [row["resources_total"] for row in rows if row["state"] == "ALIVE"]
+
+        return self._json("/api/v0/nodes?limit=10000&timeout=10", living)
 
     def jobs(self) -> list[RayJob]:
         """Everything that was submitted since the head started, the oldest first."""
-        found = [_job(row) for row in self._json("GET", "/api/jobs/") if row.get("submission_id")]
+        found = self._json("/api/jobs/", lambda rows: [_job(row) for row in rows if row.get("submission_id")])
         return sorted(found, key=lambda job: job.started)
 
     def job(self, submission_id: str) -> RayJob | None:
         """One job; None where the cluster knows no such."""
         try:
-            return _job(self._json("GET", f"/api/jobs/{quote(submission_id, safe='')}"))
+            return self._json(f"/api/jobs/{quote(submission_id, safe='')}", _job)
         except _NotFoundError:
             return None
 
     def logs(self, submission_id: str) -> str:
         """All that the job's driver has printed; empty where the cluster knows no such job."""
         try:
-            return str(self._json("GET", f"/api/jobs/{quote(submission_id, safe='')}/logs")["logs"] or "")
+            path = f"/api/jobs/{quote(submission_id, safe='')}/logs"
+            return self._json(path, lambda answer: str(answer["logs"] or ""))
         except _NotFoundError:
             return ""
 
@@ -131,15 +136,16 @@ class Dashboard:
 
     def _asks_for_a_token(self) -> bool:
         try:
-            return bool(self._json("GET", "/api/authentication_mode")["authentication_mode"] == "token")
+            return self._json("/api/authentication_mode", lambda answer: bool(answer["authentication_mode"] == "token"))
         except _NotFoundError:  # Ray before 2.52 knows no token
             return False
 
-    def _json(self, method: str, path: str) -> Any:
-        answer = self._request(method, path)
+    def _json(self, path: str, read: Callable[[Any], Result]) -> Result:
+        """What `read` makes of an answer. Raises FootplateError where it is not one of Ray's."""
+        answer = self._request("GET", path)
         try:
-            return json.loads(answer)
-        except ValueError as error:
+            return read(json.loads(answer))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._no_dashboard() from error
 
     def _request(
@@ -200,12 +206,17 @@ class _NoRedirects(HTTPRedirectHandler):
 
 def checked_address(address: str) -> str:
     """A dashboard's address, without a slash at its end. Raises FootplateError for any other."""
-    parts = urlsplit(address)
+    wrong = FootplateError(
+        f"--address {address}: is not a dashboard's; give http://head:8265, "
+        "or train from a node of the cluster with --on ray"
+    )
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # which urlsplit checks only now
+    except ValueError:
+        raise wrong from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise FootplateError(
-            f"--address {address}: is not a dashboard's; give http://head:8265, "
-            "or train from a node of the cluster with --on ray"
-        )
+        raise wrong
     if parts.username is not None or parts.password is not None:
         raise FootplateError(
             f"--address {parts.scheme}://...@{parts.hostname}: holds a password, which others see; "
@@ -224,7 +235,7 @@ def chosen_address(address: str | None) -> str | None:
 
 def is_on_this_machine(address: str) -> bool:
     """Whether a dashboard's address is a loopback one."""
-    return _is_loopback(urlsplit(address).hostname or "")
+    return _is_loopback(urlsplit(checked_address(address)).hostname or "")
 
 
 def _is_loopback(host: str) -> bool:

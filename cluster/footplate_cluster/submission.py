@@ -4,16 +4,18 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from footplate.checkpoint import CheckpointStore
 from footplate.errors import FootplateError, TrainingError
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, find_run
 from footplate.job import read_job
+from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
 from footplate_cluster.dashboard import Dashboard, RayJob
-from footplate_cluster.submitted import read_submitted
+from footplate_cluster.submitted import Submitted, read_submitted
 
 SECONDS_BETWEEN_LOOKS = 1.0
 _STATES = {
@@ -29,7 +31,10 @@ _DRIVER_STARTS = re.compile(r"^Running entrypoint for job .*\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Submission:
-    """A run by name; `job` is None once the cluster has forgotten it, `dashboard` where nobody answers."""
+    """A run by name; `job` is None once the cluster has forgotten it, `dashboard` where nobody answers.
+
+    `path` is the path or the URL of its folder.
+    """
 
     run: str
     path: str
@@ -38,11 +43,23 @@ class Submission:
 
     @property
     def folder(self) -> RunFolder | None:
-        """The run's folder; None where it is not seen from this machine, or has not been begun."""
-        found = read_submitted(Path(self.path))
+        """The run's folder; None where it is not seen from this machine, or has not been begun.
+
+        Of a run at a URL a copy, as old as this object: `refreshed` has a new one.
+        """
+        folder, found = self._copy if "://" in self.path else _recorded(RunFolder(Path(self.path)))
         if found is None or (self.job is not None and found.submission_id != self.job.id):
             return None
-        return RunFolder(Path(self.path))
+        return folder
+
+    @cached_property
+    def _copy(self) -> tuple[RunFolder | None, Submitted | None]:
+        from footplate.storage import StorageError
+
+        try:
+            return _recorded(find_run(self.path, ""))
+        except StorageError:  # no credentials here, say: what the cluster tells is all there is
+            return None, None
 
     @property
     def is_active(self) -> bool:
@@ -67,7 +84,7 @@ class Submission:
     def refreshed(self) -> "Submission":
         """The same run as the cluster knows it now."""
         if self.dashboard is None or self.job is None:
-            return self
+            return replace(self)
         return replace(self, job=self.dashboard.job(self.job.id))
 
     def logs(self) -> str:
@@ -109,15 +126,19 @@ class Submission:
     def _follow_folder(self, folder: RunFolder) -> "Submission":
         current = [self.refreshed()]
         looked = [time.monotonic()]
-
-        def done() -> bool:
-            if time.monotonic() - looked[0] >= SECONDS_BETWEEN_LOOKS:
-                current[0], looked[0] = current[0].refreshed(), time.monotonic()
-            return not current[0].is_active
-
         job = read_job(folder.job)
         first = (job.best.metric,) if job.best is not None else ()
-        follow(folder, Console(job.updates, folder.name, first=first), done)
+        with kept_fresh(folder) as refresh:
+
+            def done() -> bool:
+                if time.monotonic() - looked[0] >= SECONDS_BETWEEN_LOOKS:
+                    current[0], looked[0] = current[0].refreshed(), time.monotonic()
+                if current[0].is_active:
+                    return False
+                refresh()
+                return True
+
+            follow(folder, Console(job.updates, folder.name, first=first), done)
         return current[0]
 
     def failure(self) -> FootplateError:
@@ -152,6 +173,10 @@ class Submission:
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
         address = "" if self.dashboard is None else f" --address {self.dashboard.address}"
         return [*lines, f"  go on       footplate resume {self.run}{address}"]
+
+
+def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | None]:
+    return folder, None if folder is None else read_submitted(folder)
 
 
 def _print_new(text: str, shown: int) -> int:

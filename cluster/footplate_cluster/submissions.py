@@ -7,47 +7,69 @@ cluster.find("second").stop()
 cluster.resume("second")
 """
 
+import json
+import secrets
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from footplate.errors import FootplateError
-from footplate.folder import open_run
+from footplate.folder import RunFolder, find_run, open_run
 from footplate.job import Job, read_job
 from footplate_cluster.dashboard import Dashboard, RayJob
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
 from footplate_cluster.resources import require_resources
 from footplate_cluster.submission import Submission
-from footplate_cluster.submitted import ENVIRONMENT, Submitted, read_submitted
+from footplate_cluster.submitted import ENVIRONMENT, FILE, Submitted, read_submitted
 from footplate_cluster.wheel import footplate_wheel
 
 NO_ADDRESS = "--address: which cluster? give the address of its dashboard, such as http://head:8265, or set RAY_ADDRESS"
 SECONDS_TO_STOP = 3600
 """How long a driver may take to end after `stop`: an update or a whole evaluation, and a checkpoint; Ray gives it 3."""
-_RUN, _RUNS = "footplate_run", "footplate_runs"
+_RUN, _RUNS, _SEND = "footplate_run", "footplate_runs", "footplate_send"
 
 
 class Submissions:
-    """The runs of one cluster, in one folder of runs that every node sees."""
+    """The runs of one cluster, in one folder of runs that every node sees, or at one URL."""
 
     def __init__(self, dashboard: Dashboard | None, runs: str = "runs") -> None:
         """Without a dashboard, what the run folders tell."""
         self.dashboard = dashboard
-        self.runs = runs if "://" in runs else str(Path(runs).absolute())
+        self.runs = runs.rstrip("/") if "://" in runs else str(Path(runs).absolute())
 
     def all(self) -> list[Submission]:
-        """Every run that the cluster or the folder of runs knows as submitted, the oldest first."""
+        """Every run that the cluster or the folder of runs knows as submitted, the oldest first.
+
+        Raises StorageError where the runs are at a URL that does not answer.
+        """
         found = {(s.run, s.path): s for s in map(self._known, self._jobs())}  # the last submission of a run counts
-        for record in sorted(Path(self.runs).glob("*/submission.json"), key=lambda path: path.stat().st_mtime):
-            name, path = record.parent.name, str(record.parent)
+        for name in self._recorded():
+            path = f"{self.runs}/{name}"
             found.setdefault((name, path), Submission(name, path, self.dashboard, None))
         return list(found.values())
 
+    def _recorded(self) -> list[str]:
+        """The names of the submitted runs in the folder of runs."""
+        if "://" not in self.runs:
+            records = sorted(Path(self.runs).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime)
+            return [record.parent.name for record in records]
+        from footplate.remote import list_copies
+        from footplate.storage import Storage
+
+        names = [folder.name for folder in list_copies(self.runs)]
+        records_there = Storage(self.runs).read_all([f"{name}/{FILE}" for name in names])
+        return [name for name in names if f"{name}/{FILE}" in records_there]
+
     def find(self, run: str) -> Submission:
-        """A run by its name, or by the path of its folder. Raises FootplateError where nobody knows it."""
-        name = PurePath(run).name
-        known = [submission for submission in self.all() if submission.run == name]
+        """A run by its name, or by the path or URL of its folder. Raises FootplateError where nobody knows it."""
+        if "://" in run:
+            around, _, name = run.rstrip("/").rpartition("/")
+            submissions = Submissions(self.dashboard, around).all()
+            known = [each for each in submissions if each.path == f"{around}/{name}"]
+        else:
+            name = PurePath(run).name
+            known = [submission for submission in self.all() if submission.run == name]
         # The same name may exist in several folders of runs.
         exact = [submission for submission in known if submission.path in (f"{self.runs}/{name}", run)]
         if not (exact or known):
@@ -76,7 +98,7 @@ class Submissions:
         parcel = make_parcel(job, send)
         say(f"sending to {dashboard.address}:")
         arguments = ["train", JOB_FILE, "--name", name, "--runs", self.runs]
-        return self._send(name, arguments, self._working_dir(parcel, say), say)
+        return self._send(name, arguments, self._working_dir(parcel, say), [str(path) for path in send], say)
 
     def resume(
         self,
@@ -85,9 +107,10 @@ class Submissions:
         send: Sequence[Path] = (),
         say: Callable[[str], None] = lambda line: None,
     ) -> Submission:
-        """Send the resumption of a run from its newest checkpoint, with the user's modules as they are here now.
+        """Send the resumption of a run from its newest checkpoint, with the user's files as they are here now.
 
-        Where its folder is not seen from here, with those that were sent before.
+        They are the modules that it needs and what `send` names, or else what was named when it was submitted. Where
+        its folder is not seen from here, with the files that were sent before.
         """
         dashboard = self._reached()
         before = self._before(run)
@@ -97,13 +120,16 @@ class Submissions:
             say(f"{before.run}: finished already, nothing to do")
             return before
         say(f"sending to {dashboard.address}:")
-        if (Path(before.path) / "job.yaml").is_file():
-            job = read_job(Path(before.path) / "job.yaml").model_copy(update={"on": "ray", "address": "auto"})
+        folder = find_run(before.path, "")
+        paths = [str(path) for path in send] or self._send_paths(before, folder)
+        if folder is not None:
+            job = read_job(folder.job).model_copy(update={"on": "ray", "address": "auto"})
             require_resources(job, dashboard.nodes())
-            sent: str | None = self._working_dir(make_parcel(job, send), say)
+            self._require_here(before, paths)
+            sent: str | None = self._working_dir(make_parcel(job, [Path(path) for path in paths]), say)
         else:
             sent = self._sent_before(before)
-        return self._send(before.run, ["resume", before.path, "--address", "auto"], sent, say)
+        return self._send(before.run, ["resume", before.path, "--address", "auto"], sent, paths, say)
 
     def free_name(self, recipe: str) -> str:
         """The recipe's name, with the first number that is free."""
@@ -119,7 +145,21 @@ class Submissions:
             return self.find(run)
         except FootplateError:
             folder = open_run(run, Path(self.runs))
-            return Submission(folder.name, str(folder.path), self.dashboard, None)
+            return Submission(folder.name, folder.url or str(folder.path), self.dashboard, None)
+
+    def _send_paths(self, before: Submission, folder: RunFolder | None) -> list[str]:
+        """What `--send` named when the run was submitted."""
+        if folder is not None and (record := read_submitted(folder)) is not None:
+            return list(record.send)
+        return [] if before.job is None else [str(path) for path in json.loads(before.job.metadata.get(_SEND, "[]"))]
+
+    def _require_here(self, before: Submission, paths: Sequence[str]) -> None:
+        for path in paths:
+            if not Path(path).exists():
+                raise FootplateError(
+                    f"{before.run}: was submitted with --send {path}, and there is no such file or folder here; "
+                    "resume it from the directory where it was submitted"
+                )
 
     def _sent_before(self, before: Submission) -> str | None:
         """What an earlier submission of this run uploaded, if it is still there."""
@@ -131,24 +171,32 @@ class Submissions:
             )
         return uri
 
-    def _send(self, name: str, arguments: list[str], working_dir: str | None, say: Callable[[str], None]) -> Submission:
+    def _send(
+        self,
+        name: str,
+        arguments: list[str],
+        working_dir: str | None,
+        paths: list[str],
+        say: Callable[[str], None],
+    ) -> Submission:
         dashboard = self._reached()
         wheel = footplate_wheel()
         say(
             f"  footplate ({wheel.files} files, {size(len(wheel.content))}{self._upload(wheel.package, wheel.content)})"
         )
-        attempt = 1 + sum(job.metadata.get(_RUN) == name for job in dashboard.jobs())
-        submission_id = name if attempt == 1 else f"{name}.{attempt}"
+        is_first = arguments[0] == "train" and all(job.metadata.get(_RUN) != name for job in self._jobs())
+        # A head that starts anew has forgotten the ids that run folders remember.
+        submission_id = name if is_first else f"{name}.{secrets.token_hex(4)}"
         variables = {
             "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP),
-            ENVIRONMENT: Submitted(dashboard.address, submission_id).to_json(),
+            ENVIRONMENT: Submitted(dashboard.address, submission_id, tuple(paths)).to_json(),
         }
         runtime_env: dict[str, Any] = {"py_modules": [f"gcs://{wheel.package}"], "env_vars": variables}
         if working_dir is not None:
             runtime_env["working_dir"] = working_dir
         entrypoint = shlex.join(["python", "-m", "footplate", *arguments])
         path = arguments[1] if arguments[0] == "resume" else f"{self.runs}/{name}"
-        metadata = {_RUN: name, _RUNS: path.rpartition("/")[0]}
+        metadata = {_RUN: name, _RUNS: path.rpartition("/")[0], _SEND: json.dumps(paths)}
         dashboard.submit(submission_id, entrypoint, runtime_env, metadata)
         return Submission(name, path, dashboard, dashboard.job(submission_id))
 
@@ -181,9 +229,15 @@ class Submissions:
         """Whether the folder is seen from here, or the cluster knows of a run there that may have begun.
 
         One that failed or was stopped without a folder has freed its name again; where the folder is not seen from
-        here, the driver finds out.
+        here, the driver finds out. Raises StorageError where it is at a URL that does not answer.
         """
-        if (Path(self.runs) / name).exists():
+        if "://" in self.runs:
+            from footplate.storage import Storage
+
+            Storage(self.runs).check()
+            if Storage(f"{self.runs}/{name}").sizes():
+                return True
+        elif (Path(self.runs) / name).exists():
             return True
         known = [job for job in self._jobs() if job.metadata[_RUN] == name and job.metadata.get(_RUNS) == self.runs]
         return any(not job.has_ended or job.status == "SUCCEEDED" for job in known)
@@ -202,7 +256,11 @@ class Submissions:
         return self.dashboard
 
 
-def recorded_address(run: str, runs: Path) -> str | None:
+def recorded_address(run: str, runs: str) -> str | None:
     """The cluster that a run was submitted to, as far as a run folder seen from here tells."""
-    found = (read_submitted(folder) for folder in (runs / run, Path(run)))
+    if "://" in run or "://" in runs:
+        folders = [folder] if (folder := find_run(run, runs)) is not None else []
+    else:
+        folders = [RunFolder(Path(runs) / run), RunFolder(Path(run))]
+    found = (read_submitted(folder) for folder in folders)
     return next((submitted.address for submitted in found if submitted is not None), None)

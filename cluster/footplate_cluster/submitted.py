@@ -4,7 +4,6 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from footplate.folder import RunFolder
 
@@ -15,10 +14,11 @@ FILE = "submission.json"
 
 @dataclass(frozen=True)
 class Submitted:
-    """The dashboard's address as the user gave it, and the job's id there."""
+    """The dashboard's address as the user gave it, the job's id there, and the paths that `--send` named."""
 
     address: str
     submission_id: str
+    send: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As text; `read_submitted` reads it."""
@@ -26,16 +26,36 @@ class Submitted:
 
 
 def record_submission(folder: RunFolder) -> None:
-    """Where this process is the driver of a submission, say so in the run folder."""
-    if text := os.environ.get(ENVIRONMENT):
+    """Where this process is the driver of a submission, say so in the run folder, or at its URL.
+
+    Raises StorageError where that URL cannot be written.
+    """
+    if not (text := os.environ.get(ENVIRONMENT)):
+        return
+    if folder.url is not None:
+        from footplate.storage import Storage
+
+        Storage(folder.url).write(FILE, text.encode())
+    else:
         beside = folder.path / f".{FILE}-{os.getpid()}"
         beside.write_text(text + "\n")
         beside.replace(folder.path / FILE)
 
 
-def read_submitted(folder: Path) -> Submitted | None:
-    """What the folder says; None where the run was never submitted, or the folder is not seen from here."""
+def read_submitted(folder: RunFolder) -> Submitted | None:
+    """What the folder says; None where the run was never submitted, or the folder is not seen from here.
+
+    Raises StorageError where the URL of the run does not answer.
+    """
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads((folder / FILE).read_text())
-        return Submitted(str(found["address"]), str(found["submission_id"]))
+        found = json.loads(_content(folder))
+        return Submitted(str(found["address"]), str(found["submission_id"]), tuple(map(str, found.get("send", ()))))
     return None
+
+
+def _content(folder: RunFolder) -> bytes:
+    if folder.url is None:
+        return (folder.path / FILE).read_bytes()
+    from footplate.storage import Storage
+
+    return Storage(folder.url).read(FILE) or b""

@@ -86,3 +86,14 @@ def test_who_switched_tokens_off_is_left_alone(home: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with token_of_this_machine():
         assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("secret", ["geheim\nsecond", "geheim second", "geheim\x00", "gehe\u00efm"])
+def test_what_can_be_no_token_is_told_by_its_place_alone(home: Path, secret: str) -> None:
+    path = write_default(home, secret)
+    with pytest.raises(FootplateError) as raised:
+        find_token()
+    assert str(raised.value) == (
+        f"{path}: holds no token: there is white space or a foreign letter in it; "
+        "get the one that the cluster was started with"
+    )

@@ -15,8 +15,10 @@ import pytest
 
 from footplate.cli import main
 from footplate.errors import FootplateError, TrainingError
+from footplate.folder import create_run
 from footplate_cluster.dashboard import Dashboard
 from footplate_cluster.submissions import Submissions
+from footplate_cluster.submitted import ENVIRONMENT, record_submission
 
 NODE = {"state": "ALIVE", "resources_total": {"CPU": 2.0, "memory": 1e9}}
 VERSION = {"ray_version": "2.60.0"}
@@ -162,6 +164,11 @@ def test_an_address_where_nobody_answers_is_told_in_a_line(footplate: Any) -> No
             "or train from a node of the cluster with --on ray",
         ),
         (
+            "http://[::1",
+            "--address http://[::1: is not a dashboard's; give http://head:8265, "
+            "or train from a node of the cluster with --on ray",
+        ),
+        (
             "http://me:geheim@head:8265",
             "--address http://...@head: holds a password, which others see; "
             "the cluster's token belongs into ~/.ray/auth_token",
@@ -196,7 +203,7 @@ def test_ray_address_is_honoured(head: StandIn, footplate: Any, monkeypatch: pyt
     assert output.splitlines()[0] == "first: running"
 
 
-@pytest.mark.parametrize("answer", [(200, "<html>"), (404, "not here"), (418, "")])
+@pytest.mark.parametrize("answer", [(200, "<html>"), (200, "[]"), (200, "{}"), (404, "no"), (418, "")])
 def test_what_is_no_dashboard_is_told_apart(head: StandIn, answer: tuple[int, str]) -> None:
     head.answers = {"/api/authentication_mode": answer, "/api/version": answer}
     with pytest.raises(FootplateError) as raised:
@@ -301,7 +308,7 @@ def test_resources_that_the_cluster_lacks_are_refused_before_anything_is_sent(he
     assert code == 2
     assert errors == (
         "error: resources: 3 x 1 CPU = 3 CPU are needed, the cluster has 2; "
-        "ask for fewer with --workers or resources.cpus_per_worker\n"
+        "ask for fewer with --workers or resources.cpus_per_worker, or let it grow with --wait\n"
     )
     assert head.sent == []
 
@@ -432,4 +439,46 @@ def test_what_is_for_submitted_runs_alone_is_refused_otherwise(footplate: Any) -
         2,
         "",
         "error: resume: --follow and --allow-open are for a run that is submitted; add --address http://...\n",
+    )
+
+
+def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
+    head: StandIn, footplate: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, at = f"file://{here}/bucket", ("--address", head.address)
+    (here / "data.txt").write_text("1")
+    sending = ("submit", "copy-transformer", "--name", "far", "--runs", runs, "--send", "data.txt", *at)
+    assert footplate(*sending)[0] == 0
+    variables = head.submitted[0]["runtime_env"]["env_vars"]
+    monkeypatch.setenv(ENVIRONMENT, variables[ENVIRONMENT])
+    folder = create_run(runs, "far", "copy-transformer")  # as the driver does it, on the head
+    folder.write_job((Path(__file__).parents[2] / "nlp/footplate_nlp/recipes/copy-transformer.yaml").read_text())
+    record_submission(folder)
+    bucket = here / "bucket" / "far"
+    (bucket / "status.json").write_text('{"state": "stopped", "update": 7, "updates": 9}')
+    head.jobs.clear()  # the head starts anew
+
+    head.sent.clear()
+    code, _, errors = footplate(*sending)
+    assert (code, errors.partition(";")[0]) == (2, f"error: {runs}/far: a run of this name exists")
+    assert head.sent == []
+    assert footplate("status", f"{runs}/far")[1].splitlines()[0] == "far: stopped, update 7/9"
+    assert footplate("status", "far", "--runs", runs, *at)[1].splitlines()[1] == f"  run folder  {runs}/far"
+    assert "7/9" in footplate("jobs", "--runs", runs, *at)[1]
+
+    code, output, _ = footplate("resume", f"{runs}/far", *at)
+    assert (code, "data.txt (1 B)" in output) == (0, True)
+    request = head.submitted[1]
+    assert request["entrypoint"] == f"python -m footplate resume {runs}/far --address auto"
+    assert request["metadata"]["footplate_runs"] == runs
+    assert json.loads(request["runtime_env"]["env_vars"][ENVIRONMENT])["send"] == ["data.txt"]
+    # Its driver may fail before it writes: what an earlier submission left is not its state.
+    assert request["submission_id"] != "far"
+    head.jobs[0] |= {"submission_id": request["submission_id"], "status": "FAILED"}
+    assert footplate("jobs", "--runs", runs, *at)[1].count("failed") == 1
+
+    (here / "data.txt").unlink()
+    assert footplate("resume", f"{runs}/far", *at)[2] == (
+        "error: far: was submitted with --send data.txt, and there is no such file or folder here; "
+        "resume it from the directory where it was submitted\n"
     )
