@@ -25,8 +25,10 @@ SECRET_NAMES = re.compile(
     re.VERBOSE,
 )
 SECRET_CONTENT = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bgithub_pat_\w{60,}"
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bA[KS]IA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bgithub_pat_\w{60,}"
     rb"|\bhf_[A-Za-z0-9]{34}\b|\bxox[abprs]-[A-Za-z0-9-]{20,}|WANDB_API_KEY[\"']?\s*[=:]\s*[\"']?[0-9a-zA-Z_-]{20,}"
+    rb"|(?i:AWS_SECRET_ACCESS_KEY)[\"']?\s*[=:]\s*[\"']?[0-9a-zA-Z/+]{40}(?![0-9a-zA-Z/+])"
+    rb"|(?<![\w-])sk-(?:[0-9A-Za-z]{40,}(?![\w-])|(?:proj|svcacct|admin|ant)-[\w-]{40,})"
 )
 
 

@@ -51,6 +51,15 @@ def shipped_packages() -> list[str]:
     return sorted({entry.value.partition(":")[0].partition(".")[0] for entry in entries})
 
 
+def package_files(folder: Path) -> list[Path]:
+    """What a package of ours consists of: modules, recipes, `py.typed`. What else lies in a checkout stays here."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and (path.suffix in (".py", ".yaml") or path.name == "py.typed") and path.name[0] != "."
+    )
+
+
 def footplate_wheel() -> Archive:
     """The wheel of the Footplate that runs here.
 
@@ -61,9 +70,8 @@ def footplate_wheel() -> Archive:
     for package in shipped_packages():
         spec = find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or []:
-            for path in Path(folder).rglob("*"):
-                if path.is_file() and "__pycache__" not in path.parts:
-                    files[f"{package}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+            for path in package_files(Path(folder)):
+                files[f"{package}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     files |= _metadata(distribution("footplate"), files)
     return pack(files)
 

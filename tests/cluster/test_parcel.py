@@ -13,7 +13,7 @@ import pytest
 from footplate.errors import FootplateError
 from footplate.job import job_from_yaml, load_job
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel
-from footplate_cluster.wheel import footplate_wheel, pack
+from footplate_cluster.wheel import footplate_wheel, pack, package_files
 
 LINE_TASK = (Path(__file__).parents[1] / "platform" / "line_task.py").read_text()
 MAZE = "import gymnasium\nclass Maze(gymnasium.Env):\n    pass\n"
@@ -133,6 +133,10 @@ def test_a_file_that_looks_like_a_secret_is_refused(here: Path, name: str) -> No
         "key = 'AKIA" + 16 * "A" + "'",
         "token: ghp_" + 36 * "a",
         "export WANDB_API_KEY=" + 40 * "1",
+        "aws_secret_access_key = " + 20 * "a/",
+        "key: ASIA" + 16 * "A",
+        "openai sk-" + 48 * "a",
+        "sk-ant-api03-" + 80 * "a-",
     ],
 )
 def test_a_key_inside_a_file_is_refused(here: Path, text: str) -> None:
@@ -206,3 +210,15 @@ def test_the_wheel_holds_all_that_footplate_is(here: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == str(here / "unpacked" / "footplate_rl" / "recipes" / "catch-paac.yaml")
+
+
+def test_what_is_no_part_of_footplate_stays_here(here: Path) -> None:
+    write(dict.fromkeys(["a.py", "recipes/b.yaml", "py.typed", ".env", "key.pem", "notes.txt", "c.pyc", "._a.py"], ""))
+    assert [path.as_posix() for path in package_files(Path())] == ["a.py", "py.typed", "recipes/b.yaml"]
+
+
+@pytest.mark.parametrize(
+    "text", ["AWS_SECRET_ACCESS_KEY=$SECRET", "task-" + 48 * "a", "sk-" + 10 * "word-", "AWS_SECRET_ACCESS_KEY:"]
+)
+def test_what_only_resembles_a_key_is_sent(here: Path, text: str) -> None:
+    assert "data/notes.txt" in parcel_of_a_task({"data/notes.txt": text}, ["data"]).files
