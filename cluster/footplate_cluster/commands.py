@@ -20,7 +20,9 @@ Address = Annotated[
 AllowOpen = Annotated[bool, typer.Option("--allow-open", help="also a cluster elsewhere that asks for no token")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="show it until it ends; Ctrl-C leaves it running")]
 Run = Annotated[str, typer.Argument(help="a run's name, or the path or URL of its folder")]
-Runs = Annotated[str, typer.Option("--runs", help="the folder that holds the runs: a path that every node sees, or a URL")]
+Runs = Annotated[
+    str, typer.Option("--runs", help="the folder that holds the runs: a path that every node sees, or a URL")
+]
 Send = Annotated[
     list[Path] | None, typer.Option(help="a further file or folder below this one to send; may be given several times")
 ]
@@ -36,15 +38,17 @@ def register(app: typer.Typer) -> None:
 def submit(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name (see `footplate recipes`), or a YAML file")],
     overrides: Overrides = None,
-    address: Address = None,
+    address: Annotated[
+        str | None, typer.Option(help="the cluster's dashboard, http://head:8265; RAY_ADDRESS if none is given")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="the run's name; the recipe's, numbered, if none is given")] = None,
     runs: Runs = RUNS,
-    workers: Annotated[str | None, typer.Option(help="how many workers share each update's batch")] = None,
+    workers: Annotated[str | None, typer.Option(help="how many share each update's batch: 2, or 1:4")] = None,
     device: Device = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="a few updates, deterministic, with anomaly detection")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="wait until the cluster has what the job needs")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for a cluster that is too small to grow")] = False,
     send: Send = None,
     follow: Follow = False,
     allow_open: AllowOpen = False,
@@ -52,6 +56,7 @@ def submit(
     """Send a recipe to a Ray cluster: footplate submit scan-transformer seed=2 --address http://head:8265"""
     from footplate.job import load_job
 
+    _refuse_a_sweep(recipe)
     flags = {"device": device, "resources.workers": workers, "resources.wait": "true" if wait else None}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     job = load_job(recipe, [*(overrides or []), *given], debug=debug)
@@ -168,6 +173,18 @@ def _cluster(address: str | None, run: str | None, runs: str, allow_open: bool) 
     if chosen is None:
         raise FootplateError(NO_ADDRESS)
     return Submissions(Dashboard(chosen, allow_open=allow_open), runs)
+
+
+def _refuse_a_sweep(recipe: str) -> None:
+    from footplate.document import read_document
+    from footplate.recipes import list_sweeps
+
+    path = Path(recipe)
+    is_file = path.suffix in (".yaml", ".yml") and path.is_file()
+    if recipe in list_sweeps() or (is_file and {"recipe", "search"} & set(read_document(path).data)):
+        raise FootplateError(
+            f"{recipe}: is a sweep; start it on a node of the cluster with `footplate sweep {recipe} --address auto`"
+        )
 
 
 def _require_shared(cluster: "Submissions", runs: str) -> None:

@@ -9,12 +9,12 @@ from footplate.tasks import actors_of, load_task
 
 
 def room_on(nodes: Sequence[Mapping[str, float]], share: Mapping[str, float]) -> int:
-    """For how many workers such nodes have room, whoever is using them now; a worker lies on one node.
+    """For how many workers, actors or trials such nodes have room, whoever uses them now; each lies on one node.
 
-    >>> room_on([{"CPU": 4}, {"CPU": 3}], {"CPU": 2})
-    3
+    >>> room_on([{"CPU": 4}, {"CPU": 3}], {"CPU": 2}), room_on([{"CPU": 1}], {"CPU": 0.1})
+    (3, 10)
     """
-    return sum(int(min(node.get(kind, 0) // amount for kind, amount in share.items())) for node in nodes)
+    return sum(int(min(node.get(kind, 0) / amount for kind, amount in share.items()) + 1e-9) for node in nodes)
 
 
 def share_of_a_worker(job: Job, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -73,7 +73,7 @@ def share_of_actors(job: Job, driver: Mapping[str, float], nodes: Sequence[Mappi
     if asked is None and job.address in (None, "local") and 0 < left < count:
         cpus = int(100 * left / count) / 100
     cores[-1] -= driver["CPU"]
-    room = sum(int(node / cpus + 1e-9) for node in cores if node > 0)
+    room = room_on([{"CPU": node} for node in cores if node > 0], {"CPU": cpus})
     if room < count and not job.resources.wait:
         raise FootplateError(
             f"resources: {driver['CPU']:g} CPU for the task and {count} x {cpus:g} CPU for its actors are needed, and "

@@ -12,6 +12,7 @@ from footplate.interrupts import stop_on_signals
 from footplate.sweeps.folder import SweepFolder
 from footplate.sweeps.sweep import Sweep
 from footplate_cluster.connection import connected
+from footplate_cluster.resources import room_on
 
 SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -21,15 +22,13 @@ def run_sweep(sweep: SweepFolder) -> None:
 
     Ctrl-C and SIGTERM let the running trials save and end. Raises FootplateError where there is no room for a trial.
     """
-    import ray
-
+    from footplate_cluster.capacity import nodes
     from footplate_cluster.tuning import Tuning
 
     scratch = sweep.path / "ray"
     with RunFolder(sweep.path).lock(), stop_on_signals() as stop_requested, connected(sweep.sweep.address):
         waiting = [standing.trial for standing in sweep.standings() if not standing.is_over]
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        share, room = share_on(nodes, sweep.sweep, sweep.job().device)
+        share, room = share_on(nodes(), sweep.sweep, sweep.job().device)
         at_a_time = min(room, sweep.sweep.concurrent or room, len(waiting))
         print(
             f"{sweep.name}: {len(waiting)} of {len(sweep.trials)} trials to run, {at_a_time} at a time; "
@@ -58,7 +57,7 @@ def share_on(nodes: list[dict[str, float]], sweep: Sweep, device: str) -> tuple[
     if gpus is None:
         gpus = 1.0 if device == "cuda" or (device == "auto" and any(node.get("GPU") for node in nodes)) else 0.0
     share = {kind: amount for kind, amount in (("CPU", sweep.resources.cpus), ("GPU", gpus)) if amount}
-    room = room_for(share, nodes)
+    room = room_on(nodes, share)
     if not room:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
         there = "; ".join(" and ".join(f"{node.get(kind, 0):g} {kind}" for kind in share) for node in nodes)
@@ -67,8 +66,3 @@ def share_on(nodes: list[dict[str, float]], sweep: Sweep, device: str) -> tuple[
             "ask for less with resources.cpus or resources.gpus"
         )
     return share, room
-
-
-def room_for(share: dict[str, float], nodes: list[dict[str, float]]) -> int:
-    """How many trials of this share fit onto nodes, each on one of them."""
-    return sum(int(min(node.get(kind, 0) / amount for kind, amount in share.items())) for node in nodes)

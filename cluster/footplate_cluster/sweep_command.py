@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from footplate.commands import DEFAULT_RUNS, Runs
+from footplate.commands import DEFAULT_RUNS
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def sweep(
         typer.Argument(metavar="[KEY=VALUE]...", help="changes to the sweep's keys: overrides.updates=500"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="the sweep's name; the file's, numbered, if none is given")] = None,
-    runs: Runs = DEFAULT_RUNS,
+    runs: Annotated[str, typer.Option("--runs", help="the folder that holds runs and sweeps: a path")] = DEFAULT_RUNS,
     address: Annotated[str | None, typer.Option(help="the Ray cluster: local, auto, or host:6379")] = None,
     concurrent: Annotated[int | None, typer.Option(help="at most so many trials at a time")] = None,
 ) -> None:

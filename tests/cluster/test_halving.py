@@ -5,7 +5,8 @@ import pytest
 from footplate.errors import FootplateError
 from footplate.sweeps.sweep import Asha, Sweep
 from footplate_cluster.halving import Halving
-from footplate_cluster.sweep import room_for, share_on
+from footplate_cluster.resources import room_on
+from footplate_cluster.sweep import share_on
 
 
 def halving(factor: float = 2.0, better: str = "lower") -> Halving:
@@ -55,9 +56,10 @@ def test_a_sweep_that_goes_on_decides_as_if_it_had_never_stopped() -> None:
 
 def test_trials_lie_on_one_node_each() -> None:
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
-    assert room_for({"CPU": 1.0}, nodes) == 7
-    assert room_for({"CPU": 2.0}, nodes) == 3
-    assert room_for({"CPU": 1.0, "GPU": 0.5}, nodes) == 2
+    assert room_on(nodes, {"CPU": 1.0}) == 7
+    assert room_on(nodes, {"CPU": 2.0}) == 3
+    assert room_on(nodes, {"CPU": 1.0, "GPU": 0.5}) == 2
+    assert room_on([{"CPU": 1.0}], {"CPU": 0.1}) == 10
 
 
 def sweep(**resources: float) -> Sweep:

@@ -482,3 +482,12 @@ def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
         "error: far: was submitted with --send data.txt, and there is no such file or folder here; "
         "resume it from the directory where it was submitted\n"
     )
+
+
+def test_a_sweep_is_not_submitted(head: StandIn, footplate: Any, here: Path) -> None:
+    (here / "own.yaml").write_text("recipe: copy-transformer\nspace: {seed: [1, 2]}\n")
+    for sweep in ("copy-rates", "own.yaml"):
+        assert footplate("submit", sweep, "--address", head.address)[2] == (
+            f"error: {sweep}: is a sweep; start it on a node of the cluster "
+            f"with `footplate sweep {sweep} --address auto`\n"
+        )
