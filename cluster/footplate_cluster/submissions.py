@@ -65,8 +65,10 @@ class Submissions:
         """A run by its name, or by the path or URL of its folder. Raises FootplateError where nobody knows it."""
         if "://" in run:
             around, _, name = run.rstrip("/").rpartition("/")
-            submissions = Submissions(self.dashboard, around).all()
-            known = [each for each in submissions if each.path == f"{around}/{name}"]
+            path = f"{around}/{name}"
+            known = [each for each in map(self._known, self._jobs()) if each.path == path]
+            # Stopping a run needs no credentials for its storage.
+            known = known or [each for each in Submissions(self.dashboard, around).all() if each.path == path]
         else:
             name = PurePath(run).name
             known = [submission for submission in self.all() if submission.run == name]

@@ -461,6 +461,8 @@ def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
     head.sent.clear()
     code, _, errors = footplate(*sending)
     assert (code, errors.partition(";")[0]) == (2, f"error: {runs}/far: a run of this name exists")
+    nowhere = footplate("submit", "copy-transformer", "--runs", "nowhere://bucket/runs", *at)
+    assert nowhere[2].startswith("error: nowhere://bucket/runs: nowhere:// is no protocol")
     assert head.sent == []
     assert footplate("status", f"{runs}/far")[1].splitlines()[0] == "far: stopped, update 7/9"
     assert footplate("status", "far", "--runs", runs, *at)[1].splitlines()[1] == f"  run folder  {runs}/far"
