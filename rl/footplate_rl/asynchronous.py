@@ -35,6 +35,7 @@ from footplate_rl.environments import (
     make_environments,
 )
 from footplate_rl.networks import NIPS, Network
+from footplate_rl.replacing import replace
 from footplate_rl.rollout import Rollout
 from footplate_rl.watching import require_that_it_can_be_filmed
 
@@ -220,7 +221,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
                 report = future.result()
                 idle.append(worker)
             except WorkerDiedError as death:
-                replacements.replace(worker, death)
+                replace(replacements, worker, death)
                 at_work[pool.submit(worker, "reset", updates.start)] = worker, None
                 if numbers is not None:
                     left.appendleft(numbers)
