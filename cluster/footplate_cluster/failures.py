@@ -17,6 +17,7 @@ from ray.train.v2._internal.exceptions import (
 
 from footplate.errors import FootplateError, TrainingError
 from footplate.faults import LostWorkerError, SilentWorkerError
+from footplate.storage import StorageError
 from footplate_cluster.roll import Place
 
 _NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
@@ -46,6 +47,9 @@ def loss(error: BaseException, places: Mapping[int, Place], waiting: set[int], p
     died = {rank: failure for rank, failure in failures.items() if isinstance(failure, WorkerHealthCheckFailedError)}
     if died:
         return "; ".join(_death(ranks, failure, places) for ranks, failure in _alike(died, places))
+    for failure in failures.values():
+        if isinstance(failure, StorageError):  # as long as it does not answer, a new start fails as well
+            return str(failure)
     silent = {rank for rank, failure in failures.items() if isinstance(failure, WorkerHealthCheckTimeoutError)}
     if any(isinstance(failure, SilentWorkerError) for failure in failures.values()):
         silent |= set(places) - waiting - set(failures)
@@ -54,7 +58,7 @@ def loss(error: BaseException, places: Mapping[int, Place], waiting: set[int], p
     return "a worker died"
 
 
-_LOSSES = (LostWorkerError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+_LOSSES = (LostWorkerError, StorageError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
 
 
 def _own(failure: BaseException, rank: int) -> BaseException:

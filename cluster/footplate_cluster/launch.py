@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from footplate.errors import FootplateError
 from footplate.folder import RunFolder
 from footplate.interrupts import stop_on_signals
 from footplate.job import Job
@@ -30,6 +31,8 @@ def launch(job: Job, folder: RunFolder) -> None:
     Raises TrainingError where a worker failed, or was lost once too often; FootplateError where the cluster cannot run
     the job.
     """
+    if folder.url is None and folder.is_locked():
+        raise FootplateError(f"{folder.path}: this run is being trained by another process; stop that one first")
     folder.forget_stop()
     record_submission(folder)
     scratch = folder.path / "ray"
@@ -49,9 +52,8 @@ def launch(job: Job, folder: RunFolder) -> None:
         def done() -> bool:
             if supervisor.ident is None:  # not before somebody follows what it says
                 supervisor.start()
-            if not supervisor.is_stopping.is_set() and (reason := stop_requested()) is not None:
-                supervisor.is_stopping.set()
-                folder.ask_to_stop(reason)
+            if (reason := stop_requested()) is not None:
+                supervisor.ask_to_stop(reason)
             if supervisor.is_alive():
                 return False
             refresh()

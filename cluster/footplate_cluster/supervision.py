@@ -8,13 +8,14 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from footplate.checkpoint import CheckpointStore
 from footplate.errors import TrainingError
 from footplate.folder import RunFolder
 from footplate.job import Job
+from footplate.storage import StorageError
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
 from footplate_cluster.attempt import Attempt
@@ -22,6 +23,7 @@ from footplate_cluster.capacity import Request, find_room, leaving_nodes
 from footplate_cluster.failures import loss
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_REQUESTS = 5.0
 SECONDS_BEFORE_GROWING = 60.0
 """A run that takes in a machine saves and starts anew, which costs some ten seconds: not more often than this."""
 SECONDS_TO_LET_GO = 60.0
@@ -42,6 +44,7 @@ class Supervisor(threading.Thread):
         self._share = share
         self._log = Guard("log.txt", LogFile(folder.log), print)
         self._told: list[str] = []
+        self._asked_at = -math.inf
         self._limit = Restarts(job.faults.restarts)
         self._workers = 0
         self._is_paused = False
@@ -53,6 +56,22 @@ class Supervisor(threading.Thread):
                 patience = math.inf if self._job.resources.wait else self._job.faults.wait_seconds
         except BaseException as error:  # whatever it is, the main thread raises it
             self.error = error
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Ask the run to save and end, and not to be started again; to be called until it has ended."""
+        first = not self.is_stopping.is_set()
+        self.is_stopping.set()
+        if first or self._folder.url is not None:
+            self._ask(reason)
+
+    def _ask(self, reason: str) -> None:
+        """Ask the workers to leave: at a URL again and again, as who begins to train there forgets an older request."""
+        if self._folder.url is None:
+            self._folder.ask_to_stop(reason)
+        elif time.monotonic() - self._asked_at > SECONDS_BETWEEN_REQUESTS:
+            self._asked_at = time.monotonic()
+            with suppress(StorageError):
+                self._folder.ask_to_stop(reason)
 
     def _starts(self, patience_seconds: float) -> bool:
         """Start the workers once, and return when they have ended: whether they are to be started again."""
@@ -67,7 +86,7 @@ class Supervisor(threading.Thread):
         pause = self._watch(attempt)
         try:
             if attempt.error is None:
-                self._is_paused = pause is not None and self._status().get("reason") == pause
+                self._is_paused = pause is not None and self._seen().read_status().get("reason") == pause
                 return self._is_paused and not self.is_stopping.is_set()
             places, waiting = attempt.roll.places(), attempt.roll.waiting()
             lost = loss(attempt.error, places, waiting, self._job.faults.timeout_seconds)
@@ -99,6 +118,8 @@ class Supervisor(threading.Thread):
         try:
             while attempt.is_alive():
                 attempt.join(SECONDS_BETWEEN_LOOKS)
+                if pause is not None and self._folder.url is not None and not self.is_stopping.is_set():
+                    self._ask(pause)
                 if pause is not None or self.is_stopping.is_set():
                     continue
                 if grows and room is None and time.monotonic() - began > SECONDS_BEFORE_GROWING:
@@ -106,7 +127,7 @@ class Supervisor(threading.Thread):
                     room = Request(self._share, 1) if len(attempt.roll.places()) == attempt.workers else None
                 pause = self._reason_to_pause(attempt, room)
                 if pause is not None and not self.is_stopping.is_set():
-                    self._folder.ask_to_stop(pause)
+                    self._ask(pause)
             return pause
         finally:
             if room is not None:
@@ -128,8 +149,12 @@ class Supervisor(threading.Thread):
         else:
             self._told.append(line)
 
-    def _status(self) -> dict[str, Any]:
-        return self._folder.refreshed().read_status()
+    def _seen(self) -> RunFolder:
+        """The run as it is now; at a URL that does not answer, as it was seen last."""
+        try:
+            return self._folder.refreshed()
+        except StorageError:
+            return self._folder
 
     def _wait_for_the_lock(self) -> None:
         if self._folder.url is not None:  # who trains next waits for its lease
@@ -158,7 +183,7 @@ class Supervisor(threading.Thread):
         self._say(f"{lost}; going on from {where}, restart {number} of {self._limit.limit}")
 
     def _newest(self) -> tuple[str, int]:
-        updates = CheckpointStore(self._folder.refreshed().checkpoints).updates()
+        updates = CheckpointStore(self._seen().checkpoints).updates()
         return (f"update {updates[-1]}", updates[-1]) if updates else ("the start", 0)
 
 

@@ -56,13 +56,19 @@ def train(
         folder.write_job(job.to_yaml())
         launch(job, folder)
     except FootplateError as error:
-        mistake = not isinstance(error, TrainingError)
-        if (
-            mistake and folder.refreshed().read_status()["update"] == 0
-        ):  # it never started: the name is free again once the mistake is mended
-            folder.remove()
+        if not isinstance(error, TrainingError) and not _has_begun(folder):
+            folder.remove()  # the name is free again once the mistake is mended
         raise
     _say_what_next(folder.refreshed())
+
+
+def _has_begun(folder: "RunFolder") -> bool:
+    """Whether a run has anything to lose; a storage that does not answer may have."""
+    try:
+        folder = folder.refreshed()
+    except FootplateError:
+        return True
+    return folder.read_status()["update"] > 0 or folder.metrics.exists() or any(folder.checkpoints.glob("*"))
 
 
 def resume(

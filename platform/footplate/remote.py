@@ -143,6 +143,9 @@ def trained_here(url: str, say: Callable[[str], None] = print, *, shared: bool =
                 with _cache_explained(place):
                     _fetch(storage, place, lease.session)
             folder = RunFolder(place)
+            lease.keep(
+                lambda reason: _write(folder.stop, reason.encode())
+            )  # what follows may take longer than it lasts
             mirror = Mirror(folder, storage, lease)
             if shared and goes_on:
                 mirror.bring_up()
@@ -150,7 +153,6 @@ def trained_here(url: str, say: Callable[[str], None] = print, *, shared: bool =
             with suppress(StorageError):
                 lease.release()
             raise
-        lease.keep(lambda reason: _write(folder.stop, reason.encode()))
         mirror.start()
         try:
             yield folder

@@ -27,7 +27,7 @@ def _sweep_row(path: Path) -> tuple[str, str, str, str, str]:
         ranked, metric = sweep.ranked(), sweep.best.metric
     except FootplateError:
         return (path.name, "sweep of ?", "?", "", "")
-    over = sum(standing.state in ("finished", "halved", "failed") for standing in ranked)
+    over = sum(standing.is_over for standing in ranked)
     state = "finished" if over == len(ranked) else "running" if RunFolder(path).is_locked() else "stopped"
     best = ranked[0].score
     return (

@@ -7,6 +7,7 @@ import pytest
 from footplate.errors import FootplateError, TrainingError
 from footplate.faults import LostWorkerError, SilentWorkerError
 from footplate.pool import WorkerDiedError
+from footplate.storage import StorageError
 from footplate_cluster import connection  # noqa: F401  # sets what Ray reads when it is imported
 from footplate_cluster.failures import loss
 from footplate_cluster.marker import problem_with, write_marker
@@ -55,6 +56,7 @@ def hanging() -> Exception:
         ({2: hanging()}, set(), "worker 2 on node1 did not answer for 60 seconds"),
         ({0: SilentWorkerError("silent")}, {0, 1, 3}, "worker 2 on node1 did not answer for 60 seconds"),
         ({0: LostWorkerError("gone")}, set(), "a worker died"),
+        ({0: StorageError("s3://b: is not there"), 1: LostWorkerError("gone")}, set(), "s3://b: is not there"),
     ],
 )
 def test_the_loss_of_workers_is_told_in_a_line(failures: dict[int, Exception], waiting: set[int], told: str) -> None:

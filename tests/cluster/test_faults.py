@@ -155,6 +155,8 @@ def test_a_run_takes_in_a_machine_and_lets_one_go_before_it_leaves(
     assert not any("restart" in line for line in run.lines())
     there, gone_through = (load_file(each.folder.checkpoints / "000040/line.safetensors") for each in (here, run))
     torch.testing.assert_close(gone_through, there, rtol=1e-9, atol=1e-12)
+    cluster.remove_node(newcomer, allow_graceful=False)
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)  # what follows has two machines that stay
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A3C, asynchronous Q-learning and PPO on what is small: Catch to its optimum, CartPole to where it is solved."""
+"""A3C, asynchronous Q-learning and PPO on Catch, to its optimum. `make learn` has CartPole, and three seeds."""
 
 import pytest
 
@@ -30,8 +30,3 @@ def test_an_lstm_learns_as_well() -> None:
 def test_paac_learns_from_generalised_advantages_too() -> None:
     *_, last = run(load_job("catch-paac", ["device=cpu", "returns.kind=gae"]))
     assert last.metrics["eval/return"] >= 0.96  # type: ignore[operator]
-
-
-def test_ppo_holds_the_pole_for_475_steps_of_500_and_more() -> None:
-    *_, last = run(load_job("cartpole-ppo", ["device=cpu", "steps=80000"]))
-    assert last.metrics["eval/return"] >= 475  # type: ignore[operator]

@@ -88,7 +88,7 @@ def test_trials_are_run_folders_of_one_group_with_one_thread_for_each_core(sweep
 
 
 def test_runs_lists_a_sweep_among_the_runs_and_trials_as_runs(sweep: SweepFolder, tmp_path: Path) -> None:
-    assert list_runs(tmp_path) == [("rates", "sweep of line", "stopped", "4/6 trials", "eval/error 0.25")]
+    assert list_runs(tmp_path) == [("rates", "sweep of line", "stopped", "3/6 trials", "eval/error 0.25")]
     rows = list_runs(sweep.path)
     assert [row[0] for row in rows] == [trial.name for trial in sweep.trials]
     assert rows[-1][2:] == ("waiting", "0/20", "")

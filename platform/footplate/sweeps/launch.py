@@ -54,7 +54,7 @@ def go_on(sweep: SweepFolder, run_trials: Sweeper) -> None:
         print(summary(sweep, ranked))
     else:
         show_sweep(sweep)
-    if any(standing.state in ("waiting", "stopped", "killed") for standing in ranked):
+    if not all(standing.is_over for standing in ranked):
         print(f"  go on       footplate resume {sweep.argument}")
     else:
         print(f"  next        footplate show {ranked[0].folder.argument}")
