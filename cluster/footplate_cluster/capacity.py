@@ -67,18 +67,30 @@ def _wait(
     say: Callable[[str], None],
     is_stopping: Callable[[], bool],
 ) -> None:
-    began = time.monotonic()
     wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
     count, workers = room_on(nodes(), share), f"{fewest} worker{'s' * (fewest > 1)} of {wanted}"
     reason = f"has room for {count}" if count < fewest else "is busy"
     say(f"waiting: {workers} are needed, and the cluster {reason}")
-    while not gang.is_met_within(SECONDS_BETWEEN_LOOKS):
+    advice = "--workers, such as 1:4"
+    wait_for_room(gang.is_met_within, workers, advice, patience_seconds, is_stopping)
+
+
+def wait_for_room(
+    is_met_within: Callable[[float], bool],
+    wanted: str,
+    advice: str,
+    patience_seconds: float,
+    is_stopping: Callable[[], bool],
+) -> None:
+    """Return when there is room, or the run is asked to stop. Raises TrainingError when patience is over."""
+    began = time.monotonic()
+    while not is_met_within(SECONDS_BETWEEN_LOOKS):
         if is_stopping():
             return
         if time.monotonic() - began > patience_seconds:
             raise TrainingError(
-                f"the cluster had no room for {workers} in {patience_seconds:g} seconds; "
-                "give it more machines, or ask for less with --workers, such as 1:4"
+                f"the cluster had no room for {wanted} in {patience_seconds:g} seconds; "
+                f"give it more machines, or ask for less with {advice}"
             )
 
 

@@ -24,6 +24,7 @@ from footplate_rl.environments import make_environments
 from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.policy import Policy
 from footplate_rl.q_learning import ReplayLoss
+from footplate_rl.ranks import require_one_learner
 from footplate_rl.resets import require_saves_at_resets
 from footplate_rl.value_learning import epsilon_greedy, lessons_of, value_network
 from footplate_rl.watching import require_that_it_can_be_filmed
@@ -62,11 +63,7 @@ evaluated_metrics = policy_metrics
 def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says, or there would be several learners."""
     assert isinstance(job.config, Config)
-    if job.resources.most_workers > 1:
-        raise ValueError(
-            f"resources.workers: {job.resources.workers} are ranks, and Ape-X has one learner; use 1, and "
-            f"actors={job.resources.most_workers}"
-        )
+    require_one_learner(job, "Ape-X has one learner", "actors")
     require_that_it_can_be_filmed(job)
     require_saves_at_resets(job, job.config.reset_every_updates)
 

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 from footplate.context import Context
 from footplate.job import Job, Precision
-from footplate.section import Count, Fraction
+from footplate.section import Count
 from footplate.shared_parameters import Parameters
 from footplate.step import Mean, Step
 from footplate.update import LossTerms
@@ -27,18 +27,11 @@ from footplate_rl.asynchronous import (
     spaces_of,
 )
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import Quota, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import GreedyEvaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.exploration import Choice, EpsilonGreedy, Exploration
 from footplate_rl.groups import Group
 from footplate_rl.policy import Policy
 from footplate_rl.rollout import Rollout
-
-
-class GreedyEvaluation(Quota):
-    """The quota, and how seldom the best action is not taken in it."""
-
-    epsilon: Fraction = 0.05
-    """The probability of a random action, which gets a policy without chance out of a loop."""
 
 
 class Config(AsynchronousConfig):

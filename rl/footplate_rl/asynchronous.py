@@ -35,6 +35,8 @@ from footplate_rl.environments import (
     make_environments,
 )
 from footplate_rl.networks import NIPS, Network
+from footplate_rl.ranks import require_one_learner
+from footplate_rl.replacing import replace
 from footplate_rl.rollout import Rollout
 from footplate_rl.watching import require_that_it_can_be_filmed
 
@@ -114,11 +116,7 @@ class AsynchronousConfig(Section):
 def check_asynchronous(job: Job, every_evaluation: int) -> None:
     """Raise ValueError where the job asks for reports, checkpoints or a precision that there can't be."""
     assert isinstance(job.config, AsynchronousConfig)
-    if job.resources.most_workers > 1:
-        raise ValueError(
-            f"resources.workers: {job.resources.workers} are ranks, and an asynchronous agent has workers of its own; "
-            f"use 1, and workers={job.resources.most_workers}"
-        )
+    require_one_learner(job, "an asynchronous agent has workers of its own", "workers")
     reset, size, rows = job.config.reset_every_updates, job.config.round_updates, job.track.every_updates
     for key, every in (("save.every_updates", job.save.every_updates), ("evaluate.every_updates", every_evaluation)):
         if every is not None and every % reset:
@@ -220,7 +218,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
                 report = future.result()
                 idle.append(worker)
             except WorkerDiedError as death:
-                replacements.replace(worker, death)
+                replace(replacements, worker, death)
                 at_work[pool.submit(worker, "reset", updates.start)] = worker, None
                 if numbers is not None:
                     left.appendleft(numbers)

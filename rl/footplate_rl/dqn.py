@@ -18,23 +18,22 @@ from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
 
 from footplate.context import Context
-from footplate.errors import FootplateError
 from footplate.job import Job
 from footplate.section import Count
 from footplate.step import Activity, Step
 from footplate.update import Update
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import GreedyEvaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.policy import Policy
 from footplate_rl.q_learning import ReplayLoss
+from footplate_rl.ranks import require_one_learner
 from footplate_rl.resets import (
     require_evaluations_at_resets,
     require_saves_at_resets,
 )
 from footplate_rl.rollout import episode_metrics, restart_metrics
 from footplate_rl.value_learning import (
-    GreedyEvaluation,
     ValueLearning,
     beta_at,
     empty_replay,
@@ -142,16 +141,15 @@ evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
+    """Raise ValueError where there would be several learners, checkpoints would be rare, or nothing can be filmed."""
     assert isinstance(job.config, Config)
+    require_one_learner(job, "DQN has one learner")
     require_saves_at_resets(job, job.config.reset_every_updates)
     require_that_it_can_be_filmed(job)
 
 
 def train(config: Config, context: Context) -> Iterator[Step]:
     """One step for each update; `state` at those after which the environments start anew."""
-    if context.ranks > 1:
-        raise FootplateError(f"dqn: learns with one worker, not with {context.ranks}; leave out --workers.")
     with closing(make_environments(config.environment, config.environments, seed=context.seed)) as environments:
         context.seed_torch("initialise")
         network = value_network(config, environments.observation_space, environments.action_space, context)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from footplate.context import Context
-from footplate.section import Count, Every, Section, WholeNumber
+from footplate.section import Count, Every, Fraction, Section, WholeNumber
 from footplate.step import Activity, Step
 from footplate_rl.environments import (
     AtariConfig,
@@ -58,6 +58,13 @@ class Evaluation(Quota):
 
     actions: Choice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
+
+
+class GreedyEvaluation(Quota):
+    """The quota, and how seldom the best action is not taken in it."""
+
+    epsilon: Fraction = 0.001
+    """The probability of a random action, which gets a policy without chance out of a loop; Mnih 2015 has 0.05."""
 
 
 def policy_metrics(config: Section) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.minibatches import minibatches, normalised
 from footplate_rl.networks import Nature, Network, build_network
 from footplate_rl.policy import Policy, load_policy
+from footplate_rl.ranks import require_even_shares
 from footplate_rl.resets import (
     require_evaluations_at_resets,
     require_saves_at_resets,
@@ -164,8 +165,9 @@ evaluated_metrics = policy_metrics
 
 
 def check(job: Job) -> None:
-    """Raise ValueError where checkpoints would be rarer than the job says, or nothing can be filmed."""
+    """Raise ValueError where environments can't be shared, checkpoints would be rare, or nothing can be filmed."""
     assert isinstance(job.config, Config)
+    require_even_shares(job, job.config.environments, job.config.groups)
     require_saves_at_resets(job, job.config.reset_every_updates)
     require_that_it_can_be_filmed(job)
 

@@ -19,7 +19,6 @@ from footplate.section import Count, Fraction, Positive, Section
 from footplate.update import UpdateConfig
 from footplate_rl.action_values import QNetwork
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Quota
 from footplate_rl.exploration import EpsilonGreedy
 from footplate_rl.networks import Nature
 from footplate_rl.policy import Policy
@@ -28,13 +27,6 @@ from footplate_rl.q_networks import DuelingNetwork, ValueNetwork, build_value_ne
 from footplate_rl.replay.kinds import ReplayConfig, UniformReplay, build_replay, rows_needed, stacked_frames
 from footplate_rl.replay.replay import Batch, Replay
 from footplate_rl.resets import require_that_higher_is_better
-
-
-class GreedyEvaluation(Quota):
-    """A fixed quota of episodes for each of some environments that are used for nothing else."""
-
-    epsilon: Fraction = 0.001
-    """The probability of a random action; Mnih 2015 has 0.05, later papers 0.001."""
 
 
 class ValueLearning(Section):

@@ -6,6 +6,7 @@ import pytest
 
 from footplate.errors import FootplateError, TrainingError
 from footplate.faults import LostWorkerError, SilentWorkerError
+from footplate.pool import WorkerDiedError
 from footplate.storage import StorageError
 from footplate_cluster import connection  # noqa: F401  # sets what Ray reads when it is imported
 from footplate_cluster.failures import loss
@@ -83,6 +84,71 @@ def test_workers_that_did_not_start_and_a_lost_controller_are_losses() -> None:
     with pytest.raises(TrainingError) as raised:
         loss(ControllerError(RaySystemError("No module named 'mine'", "Traceback\n ...")), {}, set(), 1.0)
     assert str(raised.value) == "the workers could not be started: System error: No module named 'mine'"
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (WorkerDiedError("worker 3: its process died"), "worker 3: its process died"),
+        (LostWorkerError("the actor that held the parameters died"), "the actor that held the parameters died"),
+    ],
+)
+def test_what_a_driver_lost_is_told_in_its_words(cause: Exception, told: str) -> None:
+    from ray.exceptions import RayTaskError
+
+    from footplate_cluster.driver import loss_of_driver
+
+    assert loss_of_driver(RayTaskError("_drive", "Traceback", cause)) == told  # type: ignore[no-untyped-call]
+
+
+def test_the_loss_of_a_driver_is_told_in_a_line() -> None:
+    from ray.exceptions import (
+        LocalRayletDiedError,
+        NodeDiedError,
+        ObjectLostError,
+        OutOfMemoryError,
+        RayError,
+        WorkerCrashedError,
+    )
+
+    from footplate_cluster.driver import loss_of_driver
+
+    losses: list[tuple[RayError, str]] = [
+        (WorkerCrashedError(), "the driver died"),
+        (NodeDiedError("gone"), "the machine of the driver is gone"),
+        (OutOfMemoryError("low"), "the driver was ended, as its machine ran out of memory"),
+        (LocalRayletDiedError(), "the driver was lost"),
+        (ObjectLostError("00", "", ""), "the driver was lost"),  # type: ignore[no-untyped-call]
+    ]
+    assert [loss_of_driver(failure) for failure, _ in losses] == [told for _, told in losses]
+
+
+def test_a_mistake_of_a_driver_is_raised() -> None:
+    from ray.exceptions import RayTaskError
+
+    from footplate_cluster.driver import loss_of_driver
+
+    mistake = TrainingError("worker 1: its process died once too often")
+    with pytest.raises(TrainingError) as raised:
+        loss_of_driver(RayTaskError("_drive", "Traceback", mistake))  # type: ignore[no-untyped-call]
+    assert raised.value is mistake
+    with pytest.raises(TrainingError) as raised:
+        loss_of_driver(RayTaskError("_drive", "Traceback", ImportError("no\n mine")))  # type: ignore[no-untyped-call]
+    assert str(raised.value) == ("driver: no mine; mend it, and `footplate resume` goes on from the last checkpoint.")
+
+
+def test_waiting_for_room_ends_with_patience_or_when_the_run_is_to_stop() -> None:
+    from footplate_cluster.capacity import wait_for_room
+
+    wanted, advice = "1 CPU for the task and 2 x 1 CPU for its actors", "resources.cpus_per_actor"
+    with pytest.raises(TrainingError) as raised:
+        wait_for_room(lambda seconds: False, wanted, advice, 0.0, lambda: False)
+    assert str(raised.value) == (
+        "the cluster had no room for 1 CPU for the task and 2 x 1 CPU for its actors in 0 seconds; "
+        "give it more machines, or ask for less with resources.cpus_per_actor"
+    )
+    wait_for_room(lambda seconds: False, wanted, advice, 0.0, lambda: True)
+    wait_for_room(lambda seconds: True, wanted, advice, 0.0, lambda: False)
 
 
 def test_a_new_checkpoint_counts_the_restarts_anew() -> None:

@@ -212,6 +212,16 @@ def test_a_metric_that_is_never_evaluated_is_refused(tmp_path: Path) -> None:
     ]
 
 
+def test_a_trial_with_more_processes_than_it_reserves_cores_for_is_refused(tmp_path: Path) -> None:
+    text = "recipe: catch-a3c\nspace: {seed: [1, 2], workers: [2, 3]}\nsearch: {kind: grid}\n"
+    assert refusal(tmp_path, text) == [
+        "rates.yaml: resources.cpus: 1 is too few for a trial of catch-a3c, which is 4 processes, 3 of them actors; "
+        "use 4, or keep them in one process (overrides: {processes: false})"
+    ]
+    for enough in ("resources: {cpus: 4}\n", "overrides: {processes: false}\n"):
+        assert len(load_sweep(written(tmp_path, text + enough)).jobs) == 4
+
+
 def test_a_recipe_is_not_taken_for_a_sweep(tmp_path: Path) -> None:
     assert refusal(tmp_path, LINE) == [
         "rates.yaml: is a recipe; a sweep names one (recipe: rates) and the space to search in"

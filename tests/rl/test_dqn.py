@@ -263,8 +263,8 @@ def test_a_save_where_nothing_can_be_saved_is_refused() -> None:
 
 def test_several_workers_are_refused() -> None:
     with pytest.raises(FootplateError) as error:
-        next(train(config_of(), Context(ranks=2)))
-    assert str(error.value) == "dqn: learns with one worker, not with 2; leave out --workers."
+        load_job("catch-dqn", ["on=ray", "resources.workers=2"])
+    assert str(error.value).endswith("resources.workers: 2 are ranks, and DQN has one learner; use 1")
 
 
 def test_continuous_actions_are_refused() -> None:

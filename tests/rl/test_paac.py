@@ -94,6 +94,32 @@ def test_a_save_where_nothing_can_be_saved_is_refused() -> None:
     assert load_job("catch-paac", ["save.every_updates=400"]).save.every_updates == 400
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "problem"),
+    [
+        ("catch-paac", ["resources.workers=1:4", "environments=16"],
+         "environments: 16 can't be shared evenly by 3 workers, which resources.workers: 1:4 allows; use a multiple of "
+         "12, or other workers"),
+        ("catch-paac", ["resources.workers=2:3", "environments=10", "update.accumulate=2"],
+         "environments: 10 can't be shared evenly by 2 or 3 workers, in 2 microbatches each, which resources.workers: "
+         "2:3 allows; use a multiple of 12, or other workers"),
+        ("catch-ppo", ["resources.workers=3", "environments=8"],
+         "environments: 8 can't be shared evenly by 3 workers, which resources.workers: 3 allows; use a multiple of 3, "
+         "or other workers"),
+        ("catch-ppo", ["resources.workers=1:2", "environments=8", "groups=8"],
+         "groups: 4 environments of each of 2 workers, which resources.workers: 1:2 allows, can't be cut into 8 "
+         "groups; use at most 4"),
+    ],
+)  # fmt: skip
+def test_workers_that_can_not_share_the_environments_are_refused_before_anything_starts(
+    recipe: str, overrides: list[str], problem: str
+) -> None:
+    with pytest.raises(FootplateError) as error:
+        load_job(recipe, ["on=ray", *overrides])
+    assert str(error.value).endswith(problem)
+    assert load_job(recipe, ["on=ray", "resources.workers=1:4", "environments=12"]).resources.most_workers == 4
+
+
 def test_environments_that_can_not_be_shared_evenly_are_refused() -> None:
     with pytest.raises(FootplateError) as error:
         own_rows(10, 2, Context(ranks=3))

@@ -13,7 +13,7 @@ from footplate.job import Best, Job, Resources, load_job
 from footplate.problems import did_you_mean
 from footplate.recipes import find_sweep
 from footplate.sweeps.sweep import Sweep, Trial, trials_of
-from footplate.tasks import load_task
+from footplate.tasks import actors_of, load_task
 from footplate.tracking import require_trackers
 
 _NUMBER = re.compile(r"-?[0-9.]+(e[-+]?[0-9]+)?")
@@ -114,6 +114,7 @@ def _check_as_a_whole(sweep: Sweep, jobs: Sequence[Job], document: Document) -> 
             f"{document.source}: on, address, resources: in {sweep.recipe} they say where a run of its own goes, and a "
             "trial is one worker of the sweep; leave them out there, and set the sweep's own resources and address"
         )
+    _check_actors(sweep, jobs, document)
     require_trackers(job)
     if job.best is None:
         raise FootplateError(
@@ -126,6 +127,18 @@ def _check_as_a_whole(sweep: Sweep, jobs: Sequence[Job], document: Document) -> 
             f"{document.where(('scheduler', 'grace_updates'))}: scheduler.grace_updates: "
             f"{sweep.scheduler.grace_updates} is not below the {shortest} updates of a trial, so none would be "
             "stopped; lower it"
+        )
+
+
+def _check_actors(sweep: Sweep, jobs: Sequence[Job], document: Document) -> None:
+    """Refuse trials that start more processes than they reserve cores for."""
+    actors = max(actors_of(load_task(job.task), job) for job in jobs)
+    cpus = sweep.resources.cpus
+    if actors and cpus < actors + 1:
+        raise FootplateError(
+            f"{document.where(('resources', 'cpus'))}: resources.cpus: {cpus:g} is too few for a trial of "
+            f"{sweep.recipe}, which is {actors + 1} processes, {actors} of them actors; use {actors + 1}, or keep them "
+            "in one process (overrides: {processes: false})"
         )
 
 

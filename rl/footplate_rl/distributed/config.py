@@ -7,11 +7,12 @@ from pydantic import model_validator
 from footplate.section import Count, Positive, WholeNumber
 from footplate.update import UpdateConfig
 from footplate_rl.environments import AtariConfig
+from footplate_rl.evaluation import GreedyEvaluation
 from footplate_rl.exploration import Ladder
 from footplate_rl.q_learning import HardTarget, Target
 from footplate_rl.replay.kinds import ProportionalReplay, ReplayConfig
 from footplate_rl.resets import require_evaluations_at_resets
-from footplate_rl.value_learning import GreedyEvaluation, ValueLearning, require_room
+from footplate_rl.value_learning import ValueLearning, require_room
 
 
 class Config(ValueLearning):

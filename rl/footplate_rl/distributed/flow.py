@@ -27,6 +27,7 @@ from footplate_rl.distributed.config import Config
 from footplate_rl.distributed.limit import SamplesPerInsert
 from footplate_rl.distributed.shard import Shard
 from footplate_rl.environments import Episode
+from footplate_rl.replacing import replace
 from footplate_rl.replay.replay import Batch
 from footplate_rl.rollout import episode_metrics
 from footplate_rl.value_learning import beta_at
@@ -248,11 +249,11 @@ class Flow:
             self._being_stored[call.actor] -= 1
 
     def _mourn(self, call: _Call, death: WorkerDiedError) -> None:
-        """Replace a worker, unless that was done since it was asked. Raises its death where there were too many."""
+        """Replace a worker, unless that was done since it was asked. Raises TrainingError where there were too many."""
         worker, actors = call.worker, self._config.actors
         if call.life != self._lives[worker]:
             return
-        self._replacements.replace(worker, death)
+        replace(self._replacements, worker, death)
         self._lives[worker] += 1
         if worker < actors:
             self._ask(self._shard_of(worker), "end", worker)
