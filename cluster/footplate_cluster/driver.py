@@ -22,6 +22,7 @@ from footplate.folder import RunFolder
 from footplate.job import Job, job_from_yaml
 from footplate.launch import newest_checkpoint
 from footplate.pool import ADVICE, WorkerDiedError, described
+from footplate.storage import StorageError
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
 from footplate_cluster.actors import Actors
@@ -89,7 +90,7 @@ def loss_of_driver(failure: RayError) -> str:
         cause = failure.cause
         if isinstance(cause, WorkerDiedError):  # while all rest nobody replaces it
             return cause.what
-        if isinstance(cause, LostWorkerError):
+        if isinstance(cause, LostWorkerError | StorageError):
             return str(cause)
         if isinstance(cause, FootplateError):
             raise cause from None
