@@ -110,7 +110,8 @@ def test_a_run_loses_a_worker_and_a_machine_and_nothing_else(cluster: "Cluster",
     run.start()
     run.reaches(13)
     os.kill(training_workers(os.getsid(0))[-1], signal.SIGKILL)
-    run.says(f"worker 1 on {HOST} died; going on from update 10, restart 1 of 3")
+    died = [f"worker {rank} on {HOST} died; going on from update 10, restart 1 of 3" for rank in (0, 1)]
+    run.waits_until(lambda: any(line in died for line in run.lines()))
     run.goes_on(14)
     run.reaches(26)
     cluster.remove_node(list(cluster.worker_nodes)[-1], allow_graceful=False)
