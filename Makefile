@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check learn chaos ray-chaos benchmark clean
+.PHONY: demo test test-machines check learn chaos ray-chaos benchmark clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: torch, then the rest; some minutes the first time"
@@ -20,8 +20,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## a translator and an agent on a local Ray, in minutes
 	@sh benchmarks/demo.sh
 
-test: $(READY)  ## everything, a process for each core
-	$(BIN)/python -m pytest -n auto
+test: $(READY)  ## everything but test-machines, a process for each core
+	$(BIN)/python -m pytest -n auto -m 'not machines'
+
+test-machines: $(READY)  ## clusters of several machines, imitated here: faults, submissions, sweeps, runs at a URL
+	$(BIN)/python -m pytest -m machines
 
 check: $(READY)  ## format, lint, types, layers, quick tests
 	$(BIN)/ruff format --check

@@ -24,7 +24,7 @@ from footplate.tracking.metrics_file import read_rows
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.machines]
 
 TASK = Path(__file__).with_name("held_task.py")
 HOST = socket.gethostname()

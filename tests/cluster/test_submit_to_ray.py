@@ -16,7 +16,7 @@ from ray_head import ray_head
 from footplate.cli import main
 from footplate.folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.machines]
 
 LINE_TASK = Path(__file__).parents[1] / "platform" / "line_task.py"
 LONG = ["threads=1", "updates=600", "batch_tokens=64", "evaluate.every_updates=600", "evaluate.sentences=8"]

@@ -20,7 +20,7 @@ from footplate.sweeps.folder import SweepFolder
 from footplate.sweeps.launch import resume_sweep, start_sweep
 from footplate.sweeps.plan import load_sweep
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.machines]
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 LINE_TASK = Path(__file__).parents[1] / "platform" / "line_task.py"

@@ -12,7 +12,7 @@ from footplate.job import load_job
 from footplate.launch import launch
 from footplate.tracking.metrics_file import read_rows
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.machines]
 
 COPY = [
     "threads=1", "updates=20", "model.width=16", "model.feed_forward_width=16", "batch_tokens=64", "model.dropout=0",
