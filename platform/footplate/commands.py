@@ -68,7 +68,8 @@ def _has_begun(folder: "RunFolder") -> bool:
         folder = folder.refreshed()
     except FootplateError:
         return True
-    return folder.read_status()["update"] > 0 or folder.metrics.exists() or any(folder.checkpoints.glob("*"))
+    rows = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+    return rows or folder.read_status()["update"] > 0 or any(folder.checkpoints.glob("[0-9]*"))
 
 
 def resume(
