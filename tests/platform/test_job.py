@@ -61,7 +61,7 @@ def test_a_job_is_written_flat_in_order_with_every_default(recipe: Path) -> None
         "threads: null\n"
         "deterministic: false\n"
         "debug: false\n"
-        "resources:\n  workers: 1\n  cpus_per_worker: 1\n  gpus_per_worker: 0\n  wait: false\n"
+        "resources:\n  workers: 1\n  cpus_per_worker: 1\n  gpus_per_worker: 0\n  cpus_per_actor: null\n  wait: false\n"
         "faults:\n  restarts: 3\n  timeout_seconds: 1800.0\n  wait_seconds: 600.0\n"
         "best:\n  metric: eval/bleu\n  better: higher\n"
         "stop:\n  patience_evaluations: null\n  minimum_improvement: 0.0\n  target: null\n  hours: null\n"
