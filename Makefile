@@ -42,7 +42,7 @@ ray-chaos: $(READY)  ## lose workers, machines and drivers of runs on several ra
 learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 	$(BIN)/python benchmarks/learn.py
 
-benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes docs/speed.md
+benchmark: $(READY)  ## every measurement, in hours (cluster ones too); writes under docs/
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/decoding_speed.py
@@ -54,7 +54,11 @@ benchmark: $(READY)  ## speed on this machine, and an hour of memory; writes doc
 	$(BIN)/python benchmarks/paac_profile.py
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/replay_speed.py --memory --write
+	$(BIN)/python benchmarks/cliffwalk.py
 	$(BIN)/python benchmarks/ray_scaling.py
+	$(BIN)/python benchmarks/actors.py --write
+	$(BIN)/python benchmarks/submission.py
 	$(BIN)/python benchmarks/sweep.py
 
 clean:

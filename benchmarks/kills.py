@@ -21,7 +21,7 @@ import torch
 
 from footplate.checkpoint import CheckpointStore
 from footplate.folder import RunFolder
-from footplate.tracking.metrics_file import read_rows
+from footplate.tracking.metrics_file import MEASURED, read_rows
 
 Kill = Callable[["subprocess.Popen[bytes]"], None]
 Moment = Literal["start", "training", "write"]
@@ -193,7 +193,7 @@ def last_update(folder: RunFolder) -> int:
 
 def _untimed(folder: RunFolder) -> list[dict[str, Any]]:
     rows = read_rows(folder.metrics)
-    return [{name: str(row[name]) for name in row if not name.startswith(("speed/", "time/"))} for row in rows]
+    return [{name: str(row[name]) for name in row if not name.startswith(MEASURED)} for row in rows]
 
 
 def _file_state(path: Path) -> tuple[int, int]:

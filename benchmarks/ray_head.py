@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,9 +20,48 @@ from footplate_cluster.dashboard import Dashboard
 SECONDS_TO_START = 300.0
 
 
+class RayHead:
+    """A head that runs, and the machines (raylets on this one) that joined it. `address` is that of its dashboard."""
+
+    def __init__(self, folder: Path, cpus: int) -> None:
+        gcs, dashboard, client = _free_ports(3)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self._gcs = f"127.0.0.1:{gcs}"
+        self._folder = folder
+        options = {
+            "dashboard-host": "127.0.0.1",
+            "dashboard-port": dashboard,
+            "port": gcs,
+            "ray-client-server-port": client,
+        }
+        self._processes = [_start("--head", cpus, folder, options)]
+
+    def add_machine(self, cpus: int) -> "subprocess.Popen[bytes]":
+        """A machine more. `kill_all_of` it, and it is lost with all that runs there."""
+        folder = self._folder / str(len(self._processes))  # what is sent there, each machine unpacks for itself
+        self._processes.append(_start(f"--address={self._gcs}", cpus, folder, {}))
+        self.wait_for(1 + sum(process.poll() is None for process in self._processes[1:]))
+        return self._processes[-1]
+
+    def wait_for(self, machines: int) -> None:
+        """Return when so many machines are there, the head among them. Raises TimeoutError."""
+        deadline = time.monotonic() + SECONDS_TO_START
+        while time.monotonic() < deadline and self._processes[-1].poll() is None:
+            with suppress(FootplateError):
+                if len(Dashboard(self.address).nodes()) >= machines:
+                    return
+            time.sleep(0.2)
+        raise TimeoutError(f"the cluster at {self.address} did not get {machines} machines")
+
+    def kill(self) -> None:
+        """End everything."""
+        for process in reversed(self._processes):
+            kill_all_of(process)
+
+
 @contextmanager
-def ray_head(cpus: int = 2) -> Iterator[str]:
-    """The address of its dashboard; meanwhile RAY_AUTH_TOKEN_PATH names the file with its token.
+def ray_head(cpus: int = 2) -> Iterator[RayHead]:
+    """A head; meanwhile RAY_AUTH_TOKEN_PATH names the file with its token.
 
     Nothing of this process's PYTHONPATH is found there: Footplate comes by submission. Raises TimeoutError where it
     does not start.
@@ -34,12 +73,12 @@ def ray_head(cpus: int = 2) -> Iterator[str]:
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")}
     os.environ.pop("RAY_AUTH_TOKEN", None)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    head, address = _start(folder, cpus)
+    head = RayHead(folder, cpus)
     try:
-        _wait_for(address, head)
-        yield address
+        head.wait_for(1)
+        yield head
     finally:
-        kill_all_of(head)
+        head.kill()
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -47,8 +86,7 @@ def ray_head(cpus: int = 2) -> Iterator[str]:
                 os.environ[name] = value
 
 
-def _start(folder: Path, cpus: int) -> tuple["subprocess.Popen[bytes]", str]:
-    gcs, dashboard, client = _free_ports(3)
+def _start(where: str, cpus: int, folder: Path, options: Mapping[str, object]) -> "subprocess.Popen[bytes]":
     python = Path(sys.executable).parent
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "PATH": f"{python}:{os.environ['PATH']}",
@@ -56,24 +94,20 @@ def _start(folder: Path, cpus: int) -> tuple["subprocess.Popen[bytes]", str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
-    options = {
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": dashboard,
+    everywhere = {
         "dashboard-agent-listen-port": 0,
         "num-cpus": cpus,
         "object-store-memory": 100_000_000,
-        "port": gcs,
-        "ray-client-server-port": client,
         "temp-dir": folder,
     }
-    head = subprocess.Popen(
-        [python / "ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())],
+    given = [f"--{name}={value}" for name, value in {**everywhere, **options}.items()]
+    return subprocess.Popen(
+        [python / "ray", "start", where, "--block", *given],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    return head, f"http://127.0.0.1:{dashboard}"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -86,13 +120,3 @@ def _free_ports(count: int) -> list[int]:
         if len(found) == count:
             break
     return found
-
-
-def _wait_for(address: str, head: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline and head.poll() is None:
-        with suppress(FootplateError):
-            if Dashboard(address).nodes():
-                return
-        time.sleep(0.2)
-    raise TimeoutError(f"the head at {address} did not start")

@@ -145,7 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="after the cold one")
     rounds = parser.parse_args().rounds
-    with ray_head() as address, tempfile.TemporaryDirectory() as place:
+    with ray_head() as head, tempfile.TemporaryDirectory() as place:
+        address = head.address
         folder = Path(place)
         bare_seconds(address, folder)  # reads Ray and torch from the disk
         found = [submission_seconds(address, folder) for _ in range(1 + rounds)]

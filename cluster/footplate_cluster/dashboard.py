@@ -164,7 +164,7 @@ class Dashboard:
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise FootplateError(
+            raise SilentError(
                 f"--address {self.address}: nobody answers there ({text}); start a cluster with `ray start --head`, "
                 "or give the address of its dashboard"
             ) from None
@@ -189,11 +189,15 @@ class Dashboard:
         )
 
 
+class SilentError(FootplateError):
+    """Nobody answers at the address, or the dashboard fails: it may be another moment only."""
+
+
 class _NotFoundError(FootplateError):
     """The dashboard knows no such thing, or it is no dashboard."""
 
 
-class _RefusedError(FootplateError):
+class _RefusedError(SilentError):
     """The dashboard failed, in its own words."""
 
 

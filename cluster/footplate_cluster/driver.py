@@ -15,13 +15,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from footplate.context import Context
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError, TrainingError, described
 from footplate.execution import resolve_device, run
 from footplate.faults import LostWorkerError
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, is_url
 from footplate.job import Job, job_from_yaml
 from footplate.launch import newest_checkpoint
-from footplate.pool import ADVICE, WorkerDiedError, described
+from footplate.pool import ADVICE, WorkerDiedError
 from footplate.storage import StorageError
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
@@ -110,7 +110,7 @@ def _drive(job_yaml: str, place: str, token: str, group: PlacementGroup, cpus: f
     job = job_from_yaml(job_yaml)
     sys.argv[1:] = ["resume", place]  # W&B uploads it; Ray's has the addresses and the id of the cluster
     with seen_here(place, 0, 1) as folder:
-        if "://" not in place and (problem := problem_with(folder.path, token)) is not None:
+        if not is_url(place) and (problem := problem_with(folder.path, token)) is not None:
             raise FootplateError(problem)
         log = Guard("log.txt", LogFile(folder.log), print)  # nobody sees what is printed here
         for line in told:

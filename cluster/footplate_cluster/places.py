@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, is_url
+
+SECONDS_TO_LET_GO = 60.0
+"""A process that was lost may hold its folder for a moment longer."""
 
 
 @contextmanager
@@ -14,13 +17,13 @@ def seen_here(place: str, rank: int, ranks: int) -> Iterator[RunFolder]:
     """The run folder as this worker sees it; all ranks must ask. At a URL rank 0 mirrors it, and settles first what
     the others find. That a path leads to the driver's folder is for the marker to tell.
     """
-    if "://" not in place:
+    if not is_url(place):
         yield RunFolder(Path(place))
         return
     from footplate import remote
 
     if rank == 0:
-        with remote.trained_here(place, shared=ranks > 1) as folder:
+        with remote.trained_here(place, shared=ranks > 1, patience_seconds=SECONDS_TO_LET_GO) as folder:
             folder.forget_stop()
             _wait_for_rank_0(ranks)
             yield folder

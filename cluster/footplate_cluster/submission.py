@@ -9,12 +9,13 @@ from pathlib import Path
 
 from footplate.checkpoint import CheckpointStore
 from footplate.errors import FootplateError, TrainingError
-from footplate.folder import RunFolder, find_run
+from footplate.folder import RunFolder, find_run, is_url
 from footplate.job import read_job
 from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
 from footplate_cluster.dashboard import Dashboard, RayJob
+from footplate_cluster.patience import Patience
 from footplate_cluster.submitted import Submitted, read_submitted
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -47,7 +48,7 @@ class Submission:
 
         Of a run at a URL a copy, as old as this object: `refreshed` has a new one.
         """
-        folder, found = self._copy if "://" in self.path else _recorded(RunFolder(Path(self.path)))
+        folder, found = self._copy if is_url(self.path) else _recorded(RunFolder(Path(self.path)))
         if found is None or (self.job is not None and found.submission_id != self.job.id):
             return None
         return folder
@@ -107,15 +108,16 @@ class Submission:
 
         By its folder where that is seen from here, else by what its driver prints. Raises TrainingError where it fails.
         """
-        current = self
+        current, patience = self, Patience()
         shown = 0
         while current.is_active:
-            shown = _print_new(current.logs(), shown) if current.folder is None else shown
+            if current.folder is None:
+                shown = _print_new(patience.ask(current.logs, ""), shown)
             if (folder := current.folder) is not None and not shown:
                 current = self._follow_folder(folder)
                 break
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            current = current.refreshed()
+            current = patience.ask(current.refreshed, current)
         if shown:
             _print_new(current.logs(), shown)
         state = current.state()
@@ -124,7 +126,7 @@ class Submission:
         return state
 
     def _follow_folder(self, folder: RunFolder) -> "Submission":
-        current = [self.refreshed()]
+        current, patience = [self.refreshed()], Patience()
         looked = [time.monotonic()]
         job = read_job(folder.job)
         first = (job.best.metric,) if job.best is not None else ()
@@ -132,7 +134,8 @@ class Submission:
 
             def done() -> bool:
                 if time.monotonic() - looked[0] >= SECONDS_BETWEEN_LOOKS:
-                    current[0], looked[0] = current[0].refreshed(), time.monotonic()
+                    current[0] = patience.ask(current[0].refreshed, current[0])
+                    looked[0] = time.monotonic()
                 if current[0].is_active:
                     return False
                 refresh()
@@ -155,10 +158,10 @@ class Submission:
             raise FootplateError(f"{self.run}: does not run, it is {self.state()}; nothing was stopped")
         self.dashboard.stop(self.job.id)
         say(f"{self.run}: asked to save and end after this update or evaluation")
-        current = self.refreshed()
+        current, patience = self, Patience()
         while current.is_active:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            current = current.refreshed()
+            current = patience.ask(current.refreshed, current)
         for line in current.stopped_lines():
             say(line)
         return current
@@ -180,8 +183,12 @@ def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | N
 
 
 def _print_new(text: str, shown: int) -> int:
-    """Print the complete lines beyond those that were shown; returns how many characters have been."""
+    """Print the complete lines beyond those that were shown; returns how many characters have been.
+
+    Not the error that it ends with: whoever follows raises it.
+    """
     end = text.rfind("\n") + 1
-    if end > shown:
-        print(text[shown:end], end="", flush=True)
+    for line in text[shown:end].splitlines():
+        if not line.startswith("error: "):
+            print(line, flush=True)
     return max(end, shown)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder, find_run, open_run
+from footplate.folder import RunFolder, find_run, is_url, open_run
 from footplate.job import Job, read_job
 from footplate_cluster.dashboard import Dashboard, RayJob
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
@@ -36,7 +36,7 @@ class Submissions:
     def __init__(self, dashboard: Dashboard | None, runs: str = "runs") -> None:
         """Without a dashboard, what the run folders tell."""
         self.dashboard = dashboard
-        self.runs = runs.rstrip("/") if "://" in runs else str(Path(runs).absolute())
+        self.runs = runs.rstrip("/") if is_url(runs) else str(Path(runs).absolute())
 
     def all(self) -> list[Submission]:
         """Every run that the cluster or the folder of runs knows as submitted, the oldest first.
@@ -51,7 +51,7 @@ class Submissions:
 
     def _recorded(self) -> list[str]:
         """The names of the submitted runs in the folder of runs."""
-        if "://" not in self.runs:
+        if not is_url(self.runs):
             records = sorted(Path(self.runs).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime)
             return [record.parent.name for record in records]
         from footplate.remote import list_copies
@@ -63,7 +63,7 @@ class Submissions:
 
     def find(self, run: str) -> Submission:
         """A run by its name, or by the path or URL of its folder. Raises FootplateError where nobody knows it."""
-        if "://" in run:
+        if is_url(run):
             around, _, name = run.rstrip("/").rpartition("/")
             path = f"{around}/{name}"
             known = [each for each in map(self._known, self._jobs()) if each.path == path]
@@ -233,7 +233,7 @@ class Submissions:
         One that failed or was stopped without a folder has freed its name again; where the folder is not seen from
         here, the driver finds out. Raises StorageError where it is at a URL that does not answer.
         """
-        if "://" in self.runs:
+        if is_url(self.runs):
             from footplate.storage import Storage
 
             Storage(self.runs).check()
@@ -260,7 +260,7 @@ class Submissions:
 
 def recorded_address(run: str, runs: str) -> str | None:
     """The cluster that a run was submitted to, as far as a run folder seen from here tells."""
-    if "://" in run or "://" in runs:
+    if is_url(run) or is_url(runs):
         folders = [folder] if (folder := find_run(run, runs)) is not None else []
     else:
         folders = [RunFolder(Path(runs) / run), RunFolder(Path(run))]

@@ -21,13 +21,12 @@ from footplate.tracking.tracker import Guard
 from footplate_cluster.attempt import Attempt
 from footplate_cluster.capacity import Request, find_room, leaving_nodes
 from footplate_cluster.failures import loss
+from footplate_cluster.places import SECONDS_TO_LET_GO
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_REQUESTS = 5.0
 SECONDS_BEFORE_GROWING = 60.0
 """A run that takes in a machine saves and starts anew, which costs some ten seconds: not more often than this."""
-SECONDS_TO_LET_GO = 60.0
-"""A worker that was lost may hold the run folder's lock for a moment longer."""
 
 
 class Supervisor(threading.Thread):

@@ -14,13 +14,12 @@ import ray.train.torch
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError, TrainingError, described
 from footplate.execution import run
 from footplate.faults import LostWorkerError, SilentWorkerError, losses_named
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, is_url
 from footplate.job import job_from_yaml
 from footplate.launch import newest_checkpoint
-from footplate.pool import described
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
 from footplate_cluster.marker import problem_with
@@ -57,7 +56,7 @@ def train_worker(config: dict[str, Any]) -> None:
         for line in config["told"] if rank == 0 else ():
             log.message(line)
         with _failures_told(roll, context, log), losses_named():
-            if "://" not in config["folder"]:
+            if not is_url(config["folder"]):
                 _refuse_another_folder(context, folder, config["start"])
             checkpoint = _newest_checkpoint(folder, context, log)
             for _ in run(job, replace(context, checkpoint=checkpoint)):

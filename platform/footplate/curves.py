@@ -53,7 +53,7 @@ def draw_curves(rows: Rows, output: Path, *, title: str, total_updates: int | No
 
 
 def _panels(rows: Rows) -> dict[str, list[str]]:
-    """Quantity -> the metrics that measure it: loss first, then what is evaluated, rolled out, trained, and speed."""
+    """Quantity -> the metrics that measure it: loss, what is evaluated, rolled out, trained, speed and the machine."""
     names = {name: None for row in rows for name in row if "/" in name and not name.startswith("time/")}
     shown = [name for name in names if not name.startswith("train/") or any(row.get(name) for row in rows)]
     panels: dict[str, list[str]] = {}
@@ -62,7 +62,12 @@ def _panels(rows: Rows) -> dict[str, list[str]]:
 
     def importance(quantity: str) -> tuple[bool, bool, bool, bool]:
         groups = {name.split("/")[0] for name in panels[quantity]}
-        return quantity != "loss", "speed" in groups, "eval" not in groups, "rollout" not in groups
+        return (
+            quantity != "loss",
+            not groups.isdisjoint({"speed", "system"}),
+            "eval" not in groups,
+            "rollout" not in groups,
+        )
 
     return {quantity: panels[quantity] for quantity in sorted(panels, key=importance)}
 
@@ -92,7 +97,7 @@ def _draw_panel(axes: Axes, quantity: str, names: Sequence[str], rows: Rows) -> 
 def _draw_curve(axes: Axes, updates: Series, values: Series, name: str) -> Series:
     """Draw one metric; returns the values of the line that the eye follows."""
     group = name.split("/")[0]
-    colour = COLOURS.get(group, "#555555")
+    colour = f"C{name.split('/')[1]}" if group == "system" else COLOURS.get(group, "#555555")
     line = values
     if group == "eval" or len(values) < 3:
         axes.plot(updates, values, marker="o", markersize=3, color=colour, label=name)

@@ -14,6 +14,7 @@ from footplate.ledger import Ledger
 from footplate.record import Record
 from footplate.step import Step, metric_value
 from footplate.stopping import EarlyStopping
+from footplate.usage import Usage
 
 
 def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Iterator[Step]:
@@ -24,6 +25,7 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
     """
     books = _Books(Ledger(), EarlyStopping(job.best, job.stop))
     context.restore(drive=books)
+    usage = Usage(context.device)
     recording = (
         nullcontext()
         if context.folder is None or context.rank > 0
@@ -50,10 +52,13 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
             elif evaluated and record is not None:
                 record.say_that_the_best_is_missing(step)
             reason = _reason_to_stop(job, context, books, record)
+            last = step.update >= job.updates
+            row_is_due = step.update % job.track.every_updates == 0 or evaluated or last
+            if row_is_due and context.folder is not None:
+                used = context.gather(usage.measure())
+                if record is not None:
+                    record.row(step, books.stopping.best_value, used)
             if record is not None:
-                last = step.update >= job.updates
-                if step.update % job.track.every_updates == 0 or evaluated or last:
-                    record.row(step, books.stopping.best_value)
                 if step.state is not None and (job.save.due(step.update, evaluated=evaluated) or last or reason):
                     record.save(step, {"drive": books}, score)
                 if reason:

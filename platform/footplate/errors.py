@@ -1,5 +1,8 @@
 """What can go wrong and be mended by the user. Each message is one line: `where: key: what is wrong; what to do.`"""
 
+import traceback
+from pathlib import Path
+
 
 class FootplateError(Exception):
     """A mistake that the user can mend: the command line prints its message alone and exits with `exit_code`."""
@@ -26,3 +29,10 @@ class TrainingError(FootplateError):
     """Training itself failed in a way that is understood, such as gradients that stay non-finite."""
 
     exit_code = 1
+
+
+def described(problem: Exception) -> str:
+    """What was raised, and where, on one line."""
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    message = " ".join(str(problem).split())
+    return f"{type(problem).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"

@@ -222,14 +222,14 @@ def create_run(runs: str | Path, name: str | None, recipe: str) -> RunFolder:
             )
         if (folder := _create(runs, candidate)) is not None:
             return folder
-    taken = f"{str(runs).rstrip('/')}/{candidates[0]}" if _is_url(runs) else Path(runs) / candidates[0]
+    taken = f"{str(runs).rstrip('/')}/{candidates[0]}" if is_url(runs) else Path(runs) / candidates[0]
     argument = taken if isinstance(taken, str) else RunFolder(taken).argument
     raise FootplateError(f"{taken}: a run of this name exists; choose another --name, or `footplate resume {argument}`")
 
 
 def _create(runs: str | Path, name: str) -> RunFolder | None:
     """The new folder of this name, or None where there is one."""
-    if _is_url(runs):
+    if is_url(runs):
         from footplate.remote import create
 
         return create(str(runs), name)
@@ -245,13 +245,13 @@ def _create(runs: str | Path, name: str) -> RunFolder | None:
 
 def find_run(run: str | Path, runs: str | Path) -> RunFolder | None:
     """The folder of a run, named by its path or URL, or by its name under `runs`; of one at a URL, a copy."""
-    urls = [str(run)] if _is_url(run) else [f"{str(runs).rstrip('/')}/{run}"] if _is_url(runs) else []
+    urls = [str(run)] if is_url(run) else [f"{str(runs).rstrip('/')}/{run}"] if is_url(runs) else []
     for url in urls:
         from footplate.remote import open_copy
 
         if (folder := open_copy(url)) is not None:
             return folder
-    paths = [] if _is_url(run) else [Path(run)] if _is_url(runs) else [Path(runs) / run, Path(run)]
+    paths = [] if is_url(run) else [Path(run)] if is_url(runs) else [Path(runs) / run, Path(run)]
     return next((RunFolder(path) for path in paths if (path / "job.yaml").is_file()), None)
 
 
@@ -259,21 +259,22 @@ def open_run(run: str | Path, runs: str | Path) -> RunFolder:
     """What `find_run` finds. Raises FootplateError where there is no such run."""
     if (folder := find_run(run, runs)) is not None:
         return folder
-    for path in () if _is_url(run) or _is_url(runs) else (Path(runs) / run, Path(run)):
+    for path in () if is_url(run) or is_url(runs) else (Path(runs) / run, Path(run)):
         if (path / SWEEP_FILE).is_file():
             raise FootplateError(
                 f"{run}: is a sweep; name one of its trials, which `footplate runs --runs {relative(path)}` lists"
             )
-    if _is_url(run):
+    if is_url(run):
         around = str(run).rstrip("/").rpartition("/")[0]
         raise FootplateError(f"{run}: no such run; `footplate runs --runs {around}` lists what is there")
-    flag = f" --runs {runs}" if _is_url(runs) else ""
+    flag = f" --runs {runs}" if is_url(runs) else ""
     raise FootplateError(
         f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs{flag}` lists them"
     )
 
 
-def _is_url(place: str | Path) -> bool:
+def is_url(place: str | Path) -> bool:
+    """Whether a place is a URL, in a storage, and no path."""
     return isinstance(place, str) and "://" in place
 
 

@@ -75,14 +75,14 @@ def newest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoi
 
 
 @contextmanager
-def trained_here(folder: RunFolder, say: Callable[[str], None] = print, *, shared: bool = False) -> Iterator[RunFolder]:
+def trained_here(folder: RunFolder, say: Callable[[str], None] = print) -> Iterator[RunFolder]:
     """The folder to train a run in: its own, or of a run at a URL the one that `footplate.remote` keeps and mirrors."""
     if folder.url is None:
         yield folder
         return
     from footplate import remote
 
-    with remote.trained_here(folder.url, say, shared=shared) as here:
+    with remote.trained_here(folder.url, say) as here:
         yield here
 
 

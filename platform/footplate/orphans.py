@@ -1,7 +1,9 @@
-"""What a process does that should not outlive the one that started it. Needs nothing that takes long to import."""
+"""Processes and those who started them: none outlives its parent, and how one died. Takes no time to import."""
 
 import os
+import signal
 from multiprocessing import connection, parent_process
+from multiprocessing.process import BaseProcess
 from threading import Thread
 
 
@@ -15,3 +17,9 @@ def _wait() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def how_it_died(process: BaseProcess) -> str:
+    """The signal that ended a process, or its exit code."""
+    code = process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -9,20 +9,18 @@ one on a cluster: `context.pool` is the function that opens one.
 
 import logging
 import signal
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
 import torch
 from torch import multiprocessing
 
-from footplate.errors import FootplateError, TrainingError
-from footplate.orphans import end_with_parent
+from footplate.errors import FootplateError, TrainingError, described
+from footplate.orphans import end_with_parent, how_it_died
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _SECONDS_TO_END = 5.0
@@ -211,9 +209,7 @@ class ProcessPool:
                 answer, problem = pipe.recv()
         except (EOFError, OSError) as cause:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
-            code = process.exitcode or 0
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise WorkerDiedError(f"worker {worker}: its process died ({how})") from cause
+            raise WorkerDiedError(f"worker {worker}: its process died ({how_it_died(process)})") from cause
         if problem is not None:
             raise problem
         return answer
@@ -250,10 +246,3 @@ def tried(number: int, call: Callable[..., Any], arguments: tuple[Any, ...]) -> 
         return None, problem
     except Exception as problem:
         return None, TrainingError(f"worker {number}: {described(problem)}; {ADVICE}")
-
-
-def described(problem: Exception) -> str:
-    """What was raised, and where, on one line."""
-    place = traceback.extract_tb(problem.__traceback__)[-1]
-    message = " ".join(str(problem).split())
-    return f"{type(problem).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
@@ -116,11 +116,15 @@ class Record:
         if step.media:
             self._tracker.media(step.update, step.media)
 
-    def row(self, step: Step, best: float | None) -> None:
-        """Write the row that ends with this step, and its media; `best` is the best score so far."""
+    def row(self, step: Step, best: float | None, used: Sequence[Mapping[str, float]] = ()) -> None:
+        """Write the row that ends with this step, and its media.
+
+        `best` is the best score so far, `used` what each rank takes of its machine.
+        """
         if self._job.best is not None and best is not None:
             self._status["best"] = {"metric": self._job.best.metric, "value": best}
-        self._tracker.row(self._ledger.row())
+        system = {f"system/{rank}/{name}": value for rank, each in enumerate(used) for name, value in each.items()}
+        self._tracker.row(self._ledger.row() | system)
         if step.media:
             self._tracker.media(step.update, step.media)
         self._write_status_sometimes(None)

@@ -9,14 +9,16 @@ The cache is `$FOOTPLATE_CACHE`, or `~/.cache/footplate`. Losing it loses only w
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from footplate.checkpoint import ELSEWHERE, MANIFEST
 from footplate.errors import CheckpointError, FootplateError, TrainingError
@@ -31,6 +33,7 @@ from footplate.upload import GROWING
 
 SMALL = ("job.yaml", "status.json", "wandb.json")
 SECONDS_BETWEEN_REFRESHES = 2.0
+SECONDS_BETWEEN_TRIES = 0.02
 KEPT = ("data",)
 """What a folder keeps when another machine has gone on with the run: it is checked against the recipe anyway."""
 
@@ -124,18 +127,21 @@ def kept_fresh(url: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def trained_here(url: str, say: Callable[[str], None] = print, *, shared: bool = False) -> Iterator[RunFolder]:
+def trained_here(
+    url: str, say: Callable[[str], None] = print, *, shared: bool = False, patience_seconds: float = 0.0
+) -> Iterator[RunFolder]:
     """The folder in which this process may train the run, as the run is now; it is mirrored, and up at the end.
 
     Where nobody has trained the run elsewhere since this machine did, the folder goes on as it is: it may have more
     than the storage. Else it becomes what the storage has. With `shared`, what it has is up before this returns, for
-    workers elsewhere. Raises FootplateError where another process trains the run, TrainingError where in the end not
-    all is up, StorageError where the storage does not answer at the start.
+    workers elsewhere. Another process of this machine that trains the run has so many seconds to end. Raises
+    FootplateError where it does not, or another machine trains the run, TrainingError where in the end not all is up,
+    StorageError where the storage does not answer at the start.
     """
     storage = Storage(url)
     storage.check()
     place = _place("runs", url)
-    with _alone(place):
+    with _alone(place, patience_seconds):
         lease = Lease(storage, _session(place))
         goes_on = lease.take(say)
         try:
@@ -189,7 +195,7 @@ def helped_here(url: str) -> RunFolder:
         return RunFolder(place)
     helper = _place("helpers", url)
     helper.mkdir(parents=True, exist_ok=True)
-    with _alone(helper, waits=True):
+    with _alone(helper, math.inf):
         _fetch_checkpoints(storage, helper)
         _write(helper / "job.yaml", storage.read("job.yaml"))
         _write_origin(helper, url)
@@ -201,7 +207,7 @@ def bring_down(place: Path) -> None:
 
     Raises CheckpointError where the storage has other bytes than were written, StorageError where it fails.
     """
-    with _cache_explained(place), _alone(place.parent.parent / ".bringing", waits=True):
+    with _cache_explained(place), _alone(place.parent.parent / ".bringing", math.inf):
         try:
             storage = Storage((place / ELSEWHERE).read_text())
             manifest = json.loads((place / MANIFEST).read_text())
@@ -245,7 +251,7 @@ def bring_up_evaluations(folder: RunFolder) -> None:
 def _refreshed(storage: Storage) -> RunFolder | None:
     """The copy of a run, brought up to date; None where there is no run."""
     copy = _place("copies", storage.url)
-    with _cache_explained(copy):
+    with _cache_explained(copy), _alone(copy, math.inf):
         if not _fetch_small(storage, copy):
             return None
         _fetch_checkpoints(storage, copy)
@@ -348,19 +354,26 @@ def _place(kind: str, url: str) -> Path:
 
 
 @contextmanager
-def _alone(place: Path, *, waits: bool = False) -> Iterator[None]:
-    """Hold a place against other processes of this machine. Raises FootplateError where it is held."""
+def _alone(place: Path, patience_seconds: float) -> Iterator[None]:
+    """Hold a place against all others of this machine. Raises FootplateError where it stays held for so long."""
     with _cache_explained(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         file = _lock_of(place).open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise FootplateError(
-                f"{place}: this run is being trained by another process; stop that one first"
-            ) from None
+        end = time.monotonic() + patience_seconds
+        while not _locked(file):
+            if time.monotonic() >= end:
+                raise FootplateError(f"{place}: this run is being trained by another process; stop that one first")
+            time.sleep(SECONDS_BETWEEN_TRIES)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from footplate.errors import ConfigError, FootplateError
-from footplate.folder import SWEEP_FILE, RunFolder, relative
+from footplate.folder import SWEEP_FILE, RunFolder, is_url, relative
 
 
 def list_runs(runs: str | Path) -> list[tuple[str, str, str, str, str]]:
     """Name, task, state, updates made and best score of every run under a folder, the newest last; so of sweeps."""
-    if "://" in str(runs):
+    if is_url(runs):
         from footplate.remote import list_copies
 
         return [_row(folder) for folder in list_copies(str(runs))]

@@ -3,11 +3,9 @@
 Axes: N environments, O all axes of one observation.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 import footplate_rl.toys  # noqa: F401  (registers our own ids)
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError, TrainingError, described
 from footplate_rl.actions import checked_actions
 from footplate_rl.autoreset import Autoreset
 from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
@@ -148,14 +146,7 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ValueError(f"an observation of shape {shape} where the space has {self._shape}")
 
     def _failure(self, what: str, exception: Exception) -> FailedEnvironmentError:
-        return FailedEnvironmentError(self._index, f"{what} raised {_described(exception)}")
-
-
-def _described(exception: Exception) -> str:
-    """What was raised, and where, on one line."""
-    place = traceback.extract_tb(exception.__traceback__)[-1]
-    message = " ".join(str(exception).split())
-    return f"{type(exception).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
+        return FailedEnvironmentError(self._index, f"{what} raised {described(exception)}")
 
 
 def make_single(config: GymnasiumConfig | OwnConfig, *, render: bool = False) -> tuple[Environment, str]:
@@ -166,7 +157,7 @@ def make_single(config: GymnasiumConfig | OwnConfig, *, render: bool = False) ->
         raise
     except Exception as exception:
         name = config.name if isinstance(config, OwnConfig) else config.id
-        raise FootplateError(f"environment: {name} can't be made: {_described(exception)}; mend it.") from exception
+        raise FootplateError(f"environment: {name} can't be made: {described(exception)}; mend it.") from exception
     for space in ("observation_space", "action_space"):
         if not isinstance(environment, gymnasium.Env) or not hasattr(environment, space):
             raise FootplateError(

@@ -22,7 +22,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from footplate.errors import TrainingError
-from footplate.orphans import end_with_parent
+from footplate.orphans import end_with_parent, how_it_died
 from footplate_rl.actions import checked_actions
 from footplate_rl.autoreset import Autoreset, Mode
 from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
@@ -186,9 +186,7 @@ class _Process:
             answer: _Answer | str = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
-            code = self._process.exitcode or 0
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return f"its process died ({how})"
+            return f"its process died ({how_it_died(self._process)})"
         self.is_asked, self._allowance_seconds = False, 0.0
         return answer
 

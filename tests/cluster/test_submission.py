@@ -421,9 +421,13 @@ def test_what_is_not_seen_from_here_is_followed_by_its_log(
     head: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = "Runtime env is setting up.\nRunning entrypoint for job far: python\n"
-    seen = iter([("RUNNING", begin + "first\nsec"), ("SUCCEEDED", begin + "first\nsecond\n")])
+    silence = "it starts anew"
+    seen = iter([("RUNNING", begin + "first\nsec"), (silence, ""), ("SUCCEEDED", begin + "first\nsecond\n")])
 
     def show(status: str, logs: str) -> None:
+        head.answers = {f"/api/jobs/far{what}": (503, silence) for what in ("", "/logs") if status == silence}
+        if status == silence:
+            return
         head.jobs[0]["status"] = status
         head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": logs}))
 

@@ -25,8 +25,8 @@ LIFE_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with ray_head() as address:
-        yield address
+    with ray_head() as head:
+        yield head.address
 
 
 @pytest.fixture

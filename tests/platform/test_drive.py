@@ -17,6 +17,7 @@ from footplate.folder import RunFolder, create_run
 from footplate.job import Job, load_job
 from footplate.launch import find_launcher, launch
 from footplate.step import Step
+from footplate.tracking.metrics_file import MEASURED
 
 LINE_TASK = Path(__file__).with_name("line_task.py")
 
@@ -40,11 +41,7 @@ def weights(folder: RunFolder, update: int) -> bytes:
 
 def rows(folder: RunFolder, *, timed: bool = False) -> list[dict[str, Any]]:
     read = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return (
-        read
-        if timed
-        else [{name: row[name] for name in row if not name.startswith(("speed/", "time/"))} for row in read]
-    )
+    return read if timed else [{name: row[name] for name in row if not name.startswith(MEASURED)} for row in read]
 
 
 def steps_until(job: Job, folder: RunFolder, cut: int) -> None:
@@ -71,6 +68,10 @@ def test_a_run_leaves_its_job_its_metrics_its_log_and_its_checkpoints(recipe: Pa
     assert [row["update"] for row in rows(folder)] == list(range(1, 21))
     assert [row["update"] for row in rows(folder) if "eval/error" in row] == [5, 10, 15, 20]
     assert rows(folder)[-1]["points"] == 160
+    assert {name for name in rows(folder, timed=True)[-1] if name.startswith("system/")} == {
+        "system/0/cores",
+        "system/0/memory_gib",
+    }
     status = folder.read_status()
     assert (status["state"], status["update"], status["updates"]) == ("finished", 20, 20)
     assert set(CheckpointStore(folder.checkpoints).updates()) >= {15, 20}

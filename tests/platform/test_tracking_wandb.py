@@ -103,6 +103,7 @@ def test_offline_needs_no_key_and_keeps_rows_axes_and_media(tmp_path: Path) -> N
     assert axes == {
         "train/*": "update",
         "speed/*": "update",
+        "system/*": "update",
         "time/*": "update",
         "eval/*": "frames",
         "rollout/*": "frames",

@@ -13,6 +13,9 @@ from pathlib import Path
 from footplate.errors import FootplateError, TrainingError
 from footplate.step import Activity, Medium
 
+MEASURED = ("speed/", "time/", "system/")
+"""Names that begin so are measured, and differ each time a run is made; all other numbers are computed."""
+
 
 class MetricsFile:
     """A tracker that appends each row to a file before it returns: a process killed later loses none of them."""

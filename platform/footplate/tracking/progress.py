@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from footplate.tracking.metrics_file import MEASURED
+
 
 class Progress:
     """Takes rows, answers in text. Rows replace each other whole, so that another thread may read at any time."""
@@ -31,7 +33,7 @@ class Progress:
         self._rates = {name: value for name, value in row.items() if name.startswith("speed/")}
         self._latest = {
             **self._latest,
-            **{name: value for name, value in row.items() if not name.startswith(("speed/", "time/"))},
+            **{name: value for name, value in row.items() if not name.startswith(MEASURED)},
         }
 
     @property

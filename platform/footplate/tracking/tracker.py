@@ -14,7 +14,8 @@ class Tracker(Protocol):
         """The metrics of the updates since the last row.
 
         `update` is its number; names without a slash are work done so far (`target_tokens`, `frames`); the others are
-        metrics by group: `train/loss`, `eval/bleu`, `rollout/return`, `speed/updates_per_second`, `time/seconds`.
+        metrics by group: `train/loss`, `eval/bleu`, `rollout/return`, `speed/updates_per_second`, `time/seconds`,
+        and what each rank takes of its machine: `system/0/memory_gib`.
         """
 
     def media(self, update: int, media: Mapping[str, Medium]) -> None:

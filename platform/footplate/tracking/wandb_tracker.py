@@ -78,7 +78,8 @@ class WandbTracker:
             self._run.define_metric(axis)
         experience = next((axis for axis in ("frames", "steps") if axis in axes), "update")
         for group in sorted(
-            {name.split("/")[0] for name in row if "/" in name} | {"train", "eval", "rollout", "speed", "time"}
+            {name.split("/")[0] for name in row if "/" in name}
+            | {"train", "eval", "rollout", "speed", "system", "time"}
         ):
             self._run.define_metric(f"{group}/*", step_metric=experience if group in ("eval", "rollout") else "update")
         self._axes_are_defined = True

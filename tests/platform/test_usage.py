@@ -1,0 +1,55 @@
+"""What a process takes of its machine is what the system says it takes."""
+
+import resource
+import time
+
+import pytest
+import torch
+
+from footplate.usage import GIB, Usage, resident_bytes
+
+
+def test_a_busy_process_uses_a_core_and_an_idle_one_none() -> None:
+    usage = Usage(torch.device("cpu"))
+    began, computed = time.perf_counter(), time.process_time()
+    while time.process_time() < computed + 0.1:
+        pass
+    busy = usage.measure()["cores"]
+    assert busy == pytest.approx((time.process_time() - computed) / (time.perf_counter() - began), rel=0.2)
+    time.sleep(0.2)
+    assert usage.measure()["cores"] < busy / 2
+
+
+def test_memory_is_what_is_resident_in_gibibytes() -> None:
+    usage = Usage(torch.device("cpu"))
+    before = usage.measure()["memory_gib"]
+    assert 0 < before * GIB <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.01
+    held = torch.ones(2**26)
+    assert usage.measure()["memory_gib"] - before == pytest.approx(held.nbytes / GIB, rel=0.2)
+
+
+def test_without_proc_the_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("footplate.usage.Path.read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError(self)))
+    assert resident_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_gpu_that_does_not_tell_its_load_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def utilization(device: torch.device) -> int:
+        asked.append(device)
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * GIB)
+    usage = Usage(torch.device("cuda:0"))
+    for _ in range(2):
+        assert set(found := usage.measure()) == {"cores", "memory_gib", "gpu_memory_gib"}
+        assert found["gpu_memory_gib"] == 3
+    assert asked == [torch.device("cuda:0")]
+
+
+def test_the_load_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+    assert Usage(torch.device("cuda:0")).measure()["gpu_percent"] == 87
