@@ -42,7 +42,7 @@ ray-chaos: $(READY)  ## lose workers, machines and drivers of runs on several ra
 learn: $(READY)  ## every small recipe with three seeds; writes docs/learning.md
 	$(BIN)/python benchmarks/learn.py
 
-benchmark: $(READY)  ## every measurement, in hours (cluster ones too); writes under docs/
+benchmark: $(READY)  ## most measurements, in hours (cluster ones too); writes under docs/
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/decoding_speed.py

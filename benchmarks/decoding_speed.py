@@ -28,7 +28,7 @@ from footplate_nlp.symbols import EOS
 from footplate_nlp.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
-MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+MULTI30K = ROOT / "data" / "multi30k"
 CHILD = ROOT / "benchmarks" / "decoding_child.py"
 SENTENCES = 64
 SIDES = {"footplate": "Footplate", "hugging_face": "Hugging Face `generate`", "ctranslate2": "CTranslate2, fp32"}

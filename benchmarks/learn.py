@@ -37,7 +37,7 @@ class Goal(NamedTuple):
 FRESH = ("evaluate.episodes=100",)
 PRIORITIES = ("replay.kind=proportional",)
 RESULTS = Path(__file__).with_name("learn.json")
-SCAN = Path("..", "shared", "data", "scan")  # from ROOT, where every command runs
+SCAN = Path("data", "scan")  # from ROOT, where every command runs
 GOALS = (
     Goal("copy-transformer", ("evaluate.split=test",), "eval/exact_match", 99.0),
     Goal("catch-paac", FRESH, "eval/return", 0.99),

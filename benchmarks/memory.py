@@ -21,7 +21,7 @@ from footplate.folder import create_run
 from footplate.job import load_job
 
 ROOT = Path(__file__).parents[1]
-MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+MULTI30K = ROOT / "data" / "multi30k"
 SAMPLE_SECONDS = 10
 
 

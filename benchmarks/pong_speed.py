@@ -133,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.only or [*CASES, "scaling"]:
         lines = scaling(options.rounds) if name == "scaling" else compare(CASES[name], options.rounds)
-        lines += ["", f"`python benchmarks/pong_speed.py` ({options.rounds} rounds), {machine()}."]
+        lines += ["", f"`python benchmarks/pong_speed.py --only {name} --rounds {options.rounds}`, {machine()}."]
         print(*lines, sep="\n")
         replace_block(PAGE, "scaling-environments" if name == "scaling" else f"{name}-speed", lines)
 

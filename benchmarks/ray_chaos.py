@@ -99,7 +99,7 @@ class Torment:
             "|---|---|---|",
             *(f"| {fault} | {self.faults[fault]} | {shown[fault]} |" for fault in FAULTS),
             "",
-            f"{self.runs_ended} runs of {self.updates // max(1, self.runs_ended):,} updates ended with the same bytes; "
+            f"{self.runs_ended} run{'s' * (self.runs_ended != 1)} of {self.updates // max(1, self.runs_ended):,} updates ended with the same bytes; "
             f"{self.updates_repeated:,} updates were made again.",
         ]
 

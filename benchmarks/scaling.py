@@ -83,7 +83,7 @@ def main() -> None:
         lines.append("")
     others = ", ".join(f"{NAMES[axis]} {value:,}" for axis, value in DEFAULTS.items())
     command = (
-        f"`python benchmarks/scaling.py` ({options.threads} thread, {options.seconds:g} s each; otherwise {others})"
+        f"`python benchmarks/scaling.py --seconds {options.seconds:g}` ({options.threads} thread; otherwise {others})"
     )
     replace_block(ROOT / "docs" / "speed.md", "scaling-translator", [*lines, f"{command}, {machine()}."])
 

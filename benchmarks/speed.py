@@ -23,7 +23,7 @@ from footplate_nlp.search import GreedyConfig, search
 from footplate_nlp.transformer import TransformerConfig
 
 ROOT = Path(__file__).parents[1]
-MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+MULTI30K = ROOT / "data" / "multi30k"
 TINY = TransformerConfig(
     encoder_layers=4, decoder_layers=4, width=128, feed_forward_width=256, heads=4, norm="post", dropout=0.3, tie="all"
 )
@@ -90,7 +90,9 @@ def main() -> None:
         numbers = (statistics.median(values), min(values), max(values))
         lines.append(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in numbers) + " |")
         print(lines[-1], flush=True)
-    command = f"`make benchmark` ({options.repeats} runs each, {options.threads} torch threads; PAAC 1)"
+    command = (
+        f"`python benchmarks/speed.py --repeats {options.repeats} --threads {options.threads}` (PAAC with 1 thread)"
+    )
     replace_block(ROOT / "docs" / "speed.md", "speed", [*lines, "", f"{command}, {machine()}."])
 
 

@@ -111,7 +111,7 @@ def main() -> None:
         numbers = (statistics.median(values), min(values), max(values))
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in numbers) + " |")
     print("\n".join(lines))
-    command = f"`python benchmarks/spine.py` ({rounds} rounds)"
+    command = f"`python benchmarks/spine.py --rounds {rounds}`"
     replace_block(ROOT / "docs" / "speed.md", "spine", [*lines, "", f"{command}, {machine()}."])
 
 

@@ -17,7 +17,7 @@ from report import machine, replace_block
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("study.json")
-DATA = Path("..", "shared", "data")  # from ROOT, where every command runs
+DATA = Path("data")  # from ROOT, where every command runs
 
 
 class Study(NamedTuple):

@@ -30,7 +30,7 @@ from footplate_nlp.tokenised import tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
-MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+MULTI30K = ROOT / "data" / "multi30k"
 PEER = ROOT / "benchmarks" / "peers" / "joeynmt_training.py"
 BATCH_TOKENS = 4096
 WARMUP_UPDATES = 2

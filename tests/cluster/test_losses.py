@@ -1,7 +1,9 @@
-"""The whole way: submit to a cluster of three machines, follow, lose one in the middle, end with the same bytes."""
+"""The whole way: submit to a cluster of three machines, follow, lose a worker, then a machine, and nothing else."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kills import check_equal, kill_all_of
+from kills import check_equal, kill_all_of, training_workers
 from ray_head import ray_head
 
 from footplate.folder import RunFolder
@@ -45,12 +47,20 @@ class Submission:
             assert time.monotonic() < end, self.printed()
             time.sleep(0.05)
 
+    def reaches(self, update: int) -> None:
+        """Return when so many updates are in the metrics."""
+        rows = self.folder.metrics
+        self.waits_until(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= update)
+
+    def goes_on(self, update: int) -> None:
+        (self.folder.path / f"go-{update}").touch()
+
     def ends(self) -> str:
         assert self._process.wait(PATIENCE_SECONDS) == 0, self.printed()
         return self.printed()
 
 
-def test_a_machine_is_lost_under_a_submitted_run_and_who_follows_sees_it_go_on(tmp_path: Path) -> None:
+def test_a_worker_and_a_machine_are_lost_under_a_submitted_run_which_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     shutil.copy(TASK, tmp_path)
     (tmp_path / "held.yaml").write_text(
         "task: held_task.py\nthreads: 1\nsave: {every_updates: 10}\ntrack: {every_updates: 1}\n"
@@ -60,15 +70,21 @@ def test_a_machine_is_lost_under_a_submitted_run_and_who_follows_sees_it_go_on(t
         through = Submission(tmp_path, head.address, "through")
         through.ends()
 
-        run = Submission(tmp_path, head.address, "killed", "hold_before=[14]")
-        metrics = run.folder.metrics
-        run.waits_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 13)
+        run = Submission(tmp_path, head.address, "killed", "hold_before=[14, 27]")
+        run.reaches(13)
+        os.kill(training_workers(machines[0].pid)[0], signal.SIGKILL)
+        run.waits_until(lambda: "died; going on from update 10, restart 1 of 3" in run.printed())
+        run.goes_on(14)
+        run.reaches(26)
         kill_all_of(machines[1])
-        run.waits_until(lambda: "going on from update 10, restart 1 of 3" in run.printed())
+        run.waits_until(lambda: "going on from update 20, restart 1 of 3" in run.printed())
+        # Ray may still believe in the machine that is gone: then the cluster "is busy", else it "has room for 1".
+        run.waits_until(lambda: "waiting: 2 workers of 1 CPU are needed, and" in run.printed())
         head.add_machine(cpus=1)
-        (run.folder.path / "go-14").touch()
+        run.goes_on(27)
         printed = run.ends()
-    assert re.search(r"\nworker [01] on \S+ .*; going on from update 10, restart 1 of 3\n", printed), printed
+    assert re.search(r"\nworker [01] on \S+ died; going on from update 10, restart 1 of 3\n", printed), printed
+    assert re.search(r"\n.+; going on from update 20, restart 1 of 3\n", printed), printed
     assert "killed: finished after 40 updates" in printed
     assert "Traceback" not in printed
     check_equal(through.folder, run.folder)

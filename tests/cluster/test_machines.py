@@ -1,7 +1,5 @@
-"""On several machines (raylets) a run goes on by itself when workers or machines are lost, leave or come."""
+"""On several machines (raylets) a run takes in those that come and lets go those that leave, and fails in a line."""
 
-import os
-import signal
 import socket
 import threading
 import time
@@ -11,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from kills import check_equal, training_workers
 from safetensors.torch import load_file
 
 from footplate.errors import TrainingError
@@ -99,27 +96,6 @@ class Run(threading.Thread):
         if not self.folder.log.exists():
             return []
         return [without_stamp(line) for line in self.folder.log.read_text().splitlines()]
-
-
-def test_a_run_loses_a_worker_and_a_machine_and_nothing_else(cluster: "Cluster", tmp_path: Path) -> None:
-    through = Run(tmp_path, "through", "resources.workers=2")
-    through.start()
-    through.ends()
-
-    run = Run(tmp_path, "killed", "resources.workers=2", "hold_before=[14, 27]")
-    run.start()
-    run.reaches(13)
-    os.kill(training_workers(os.getsid(0))[-1], signal.SIGKILL)
-    died = [f"worker {rank} on {HOST} died; going on from update 10, restart 1 of 3" for rank in (0, 1)]
-    run.waits_until(lambda: any(line in died for line in run.lines()))
-    run.goes_on(14)
-    run.reaches(26)
-    cluster.remove_node(list(cluster.worker_nodes)[-1], allow_graceful=False)
-    # Ray may still believe in the machine that is gone: then the cluster "is busy", else it "has room for 1".
-    run.waits_until(lambda: any(line.startswith("waiting: 2 workers of 1 CPU are needed, and") for line in run.lines()))
-    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    run.goes_on(27)
-    check_equal(through.folder, run.ends())
 
 
 def test_a_run_takes_in_a_machine_and_lets_one_go_before_it_leaves(
