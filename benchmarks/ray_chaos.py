@@ -99,8 +99,8 @@ class Torment:
             "|---|---|---|",
             *(f"| {fault} | {self.faults[fault]} | {shown[fault]} |" for fault in FAULTS),
             "",
-            f"{self.runs_ended} run{'s' * (self.runs_ended != 1)} of {self.updates // max(1, self.runs_ended):,} updates ended with the same bytes; "
-            f"{self.updates_repeated:,} updates were made again.",
+            f"{self.runs_ended} run{'s' * (self.runs_ended != 1)} of {self.updates // max(1, self.runs_ended):,} "
+            f"updates ended with the same bytes; {self.updates_repeated:,} updates were made again.",
         ]
 
     def _cause(self, fault: str, process: "subprocess.Popen[bytes]", name: str) -> "subprocess.Popen[bytes]":

@@ -103,7 +103,8 @@ def main() -> None:
     said = (
         f"The pass that predicts, with its encoder and its logits, takes {median['prediction']:.2f} of an update. "
         f"Medians of {options.rounds} rounds in turns, {BATCH_TOKENS:,} tokens, {LENGTH} a sentence, vocabulary "
-        f"{VOCABULARY:,}, {options.threads} thread. `python benchmarks/switch_costs.py --rounds {options.rounds}`, {machine()}."
+        f"{VOCABULARY:,}, {options.threads} thread. "
+        f"`python benchmarks/switch_costs.py --rounds {options.rounds}`, {machine()}."
     )
     print(said)
     replace_block(ROOT / "docs" / "speed.md", "switch-costs", [*lines, "", said])
