@@ -30,7 +30,6 @@ pytestmark = pytest.mark.ray
 COPY = ["threads=1", "updates=20", "model.dropout=0", "evaluate.every_updates=10"]
 CATCH = ["threads=1", "reset_every_updates=5", "evaluate.every_updates=10"]
 RECIPES = {"copy-transformer": COPY, "catch-paac": CATCH}
-DEBUGGER = os.environ.get("PYTHONBREAKPOINT")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_two_workers_do_what_one_does(cluster: None, tmp_path: Path, recipe: str
 def test_without_wandb_a_run_on_ray_goes_on_and_says_so_once(cluster: None, tmp_path: Path) -> None:
     folder = train(tmp_path, "copy-transformer", "run", "on=ray", "resources.workers=2", "track.wandb={}")
     assert folder.read_status()["state"] == "finished"
-    assert [row["update"] for row in rows(folder)] == list(range(1, 21))
+    assert [row["update"] for row in rows(folder)] == [10, 20]
     said = [line for line in folder.log.read_text().splitlines() if "track.wandb" in line]
     assert len(said) == 1
     assert "recorded offline, to upload it later: wandb sync" in said[0]
@@ -140,7 +139,7 @@ def test_a_run_survives_the_death_of_its_driver(cluster: None, tmp_path: Path) -
 
 
 def test_breakpoint_in_this_process_stays_what_it_was(cluster: None) -> None:
-    assert os.environ.get("PYTHONBREAKPOINT") == DEBUGGER
+    assert "PYTHONBREAKPOINT" not in os.environ
 
 
 def test_a_cluster_that_is_started_here_asks_for_a_token_that_only_this_user_reads(cluster: None) -> None:

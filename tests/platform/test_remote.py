@@ -252,14 +252,14 @@ def test_a_cache_that_cannot_be_written_is_one_line(job: Job, elsewhere: pytest.
 def test_a_helper_elsewhere_has_the_checkpoints_and_one_here_the_same_folder(
     job: Job, elsewhere: pytest.MonkeyPatch, machines: Path
 ) -> None:
-    from footplate.remote import helped_here
+    from footplate import remote
 
     created(job)
     cut(job, 13)
-    with trained_here(open_run(URL, ""), shared=True) as here:
-        assert helped_here(URL).path == here.path
+    with remote.trained_here(URL, shared=True) as here:
+        assert remote.helped_here(URL).path == here.path
         elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "other"))
-        helper = helped_here(URL)
+        helper = remote.helped_here(URL)
         assert helper.path != here.path
         manifests = [CheckpointStore(folder.checkpoints).at(10).manifest for folder in (helper, here)]
         assert manifests[0] == manifests[1]
