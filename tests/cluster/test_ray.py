@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,16 +80,19 @@ def test_one_worker_gives_the_same_numbers_as_this_process(cluster: None, tmp_pa
     assert {path.name for path in here.path.iterdir()} - {"lock"} <= {path.name for path in ray.path.iterdir()}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_two_workers_do_what_one_does(cluster: None, tmp_path: Path, recipe: str) -> None:
-    one = train(tmp_path, recipe, "one", "precision=fp64")
-    two = train(tmp_path, recipe, "two", "precision=fp64", "on=ray", "resources.workers=2")
+@pytest.fixture(scope="module", params=RECIPES)
+def two(cluster: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run by two workers, to its end, of each recipe."""
+    settings = ["precision=fp64", "on=ray", "resources.workers=2", "track.wandb={}"]
+    return train(tmp_path_factory.mktemp("two"), request.param, request.param, *settings)
+
+
+def test_two_workers_do_what_one_does(two: RunFolder, tmp_path: Path) -> None:
+    one = train(tmp_path, two.name, "one", "precision=fp64")
     before, after = (load_file(folder.checkpoints / "000020" / "model.safetensors") for folder in (one, two))
     assert before.keys() == after.keys()
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, rtol=1e-9, atol=1e-12)
-    for row in read_rows(two.metrics):
-        assert all(0.05 < row[f"system/{rank}/memory_gib"] < 10 for rank in (0, 1))
     for first, second in zip(rows(one), rows(two), strict=True):
         assert second["train/loss"] == pytest.approx(first["train/loss"], rel=1e-9)
         assert {name: second[name] for name in second if "/" not in name} == {
@@ -96,30 +100,27 @@ def test_two_workers_do_what_one_does(cluster: None, tmp_path: Path, recipe: str
         }
 
 
-def test_without_wandb_a_run_on_ray_goes_on_and_says_so_once(cluster: None, tmp_path: Path) -> None:
-    folder = train(tmp_path, "copy-transformer", "run", "on=ray", "resources.workers=2", "track.wandb={}")
-    assert folder.read_status()["state"] == "finished"
-    assert [row["update"] for row in rows(folder)] == [10, 20]
-    said = [line for line in folder.log.read_text().splitlines() if "track.wandb" in line]
+def test_each_worker_says_what_it_takes_of_its_machine(two: RunFolder) -> None:
+    for row in read_rows(two.metrics):
+        assert all(0.05 < row[f"system/{rank}/memory_gib"] < 10 for rank in (0, 1))
+
+
+def test_without_wandb_a_run_on_ray_goes_on_and_says_so_once(two: RunFolder) -> None:
+    assert two.read_status()["state"] == "finished"
+    said = [line for line in two.log.read_text().splitlines() if "track.wandb" in line]
     assert len(said) == 1
     assert "recorded offline, to upload it later: wandb sync" in said[0]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(cluster: None, tmp_path: Path, recipe: str) -> None:
-    through = train(tmp_path, recipe, "through", "on=ray", "resources.workers=2")
-    job = load_job(through.job)
-    resumed = create_run(tmp_path, "resumed", recipe)
+def test_a_run_that_was_cut_on_ray_resumes_there_to_the_same_bytes(two: RunFolder, tmp_path: Path) -> None:
+    job = load_job(two.job)
+    resumed = create_run(tmp_path, "resumed", two.name)
     resumed.job.write_text(job.to_yaml())
-    for checkpoint in (through.checkpoints / "000010",):
-        target = resumed.checkpoints / checkpoint.name
-        target.mkdir(parents=True)
-        for file in checkpoint.iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
-    resumed.metrics.write_bytes(b"".join(through.metrics.read_bytes().splitlines(keepends=True)[:13]))
+    shutil.copytree(two.checkpoints / "000010", resumed.checkpoints / "000010")
+    resumed.metrics.write_bytes(b"".join(two.metrics.read_bytes().splitlines(keepends=True)[:13]))
     launch(job, resumed)
-    assert weights(resumed) == weights(through)
-    assert rows(resumed) == rows(through)
+    assert weights(resumed) == weights(two)
+    assert rows(resumed) == rows(two)
 
 
 @pytest.mark.slow
