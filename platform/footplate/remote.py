@@ -23,6 +23,7 @@ from typing import IO, Any
 from footplate.checkpoint import ELSEWHERE, MANIFEST
 from footplate.errors import CheckpointError, FootplateError, TrainingError
 from footplate.folder import LEASE, ORIGIN, RunFolder
+from footplate.interrupts import say_if_heard
 from footplate.lease import STOP, Lease, first_lease, newest_lease
 from footplate.mirror import Mirror
 from footplate.pieces import read_pieces
@@ -128,7 +129,7 @@ def kept_fresh(url: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def trained_here(
-    url: str, say: Callable[[str], None] = print, *, shared: bool = False, patience_seconds: float = 0.0
+    url: str, say: Callable[[str], None] = say_if_heard, *, shared: bool = False, patience_seconds: float = 0.0
 ) -> Iterator[RunFolder]:
     """The folder in which this process may train the run, as the run is now; it is mirrored, and up at the end.
 
