@@ -29,7 +29,7 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
     recording = (
         nullcontext()
         if context.folder is None or context.rank > 0
-        else Record(job, RunFolder(context.folder), books.ledger)
+        else Record(job, RunFolder(context.folder), books.ledger, books.stopping.best_value)
     )
     with closing(steps), recording as record, lack_of_memory_named(), losses_named():
         if record is not None:
@@ -51,8 +51,8 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 books.stopping.observe(score)
             elif evaluated and record is not None:
                 record.say_that_the_best_is_missing(step)
-            reason = _reason_to_stop(job, context, books, record)
             last = step.update >= job.updates
+            reason = None if last else _reason_to_stop(job, context, books, record)  # a wish that comes late is met
             row_is_due = step.update % job.track.every_updates == 0 or evaluated or last
             if row_is_due and context.folder is not None:
                 used = context.gather(usage.measure())

@@ -26,14 +26,15 @@ class Record:
     """A context manager that holds the run folder's lock, its trackers and its checkpoint store.
 
     Whatever is logged to the logger `footplate` while it is open (`logging.getLogger("footplate").info(...)`) goes to
-    log.txt and to the screen.
+    log.txt and to the screen. `best` is the best score of the updates before.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger) -> None:
+    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger, best: float | None = None) -> None:
         self._job = job
         self._folder = folder
         self._ledger = ledger
         self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
+        self._note_best(best)
         self._status_written = 0.0
         self._looked_for_stop = -math.inf
         self._said_that_the_status_fails = False
@@ -121,13 +122,16 @@ class Record:
 
         `best` is the best score so far, `used` what each rank takes of its machine.
         """
-        if self._job.best is not None and best is not None:
-            self._status["best"] = {"metric": self._job.best.metric, "value": best}
+        self._note_best(best)
         system = {f"system/{rank}/{name}": value for rank, each in enumerate(used) for name, value in each.items()}
         self._tracker.row(self._ledger.row() | system)
         if step.media:
             self._tracker.media(step.update, step.media)
         self._write_status_sometimes(None)
+
+    def _note_best(self, best: float | None) -> None:
+        if self._job.best is not None and best is not None:
+            self._status["best"] = {"metric": self._job.best.metric, "value": best}
 
     def save(self, step: Step, own: Mapping[str, Part], score: float | None) -> None:
         """Save the step's parts and `drive`'s own."""

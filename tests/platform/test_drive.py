@@ -157,6 +157,28 @@ def test_a_stop_where_nothing_can_be_saved_says_where_the_run_will_go_on(
     )
 
 
+@pytest.mark.usefixtures("looking_each_time")
+def test_a_stop_that_is_asked_for_during_the_last_update_leaves_a_finished_run(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    for step in run(job, local_context(job, folder.path)):
+        if step.update == 19:
+            folder.stop.write_text("the operator said so")
+    status = folder.read_status()
+    assert (status["state"], status["update"], status.get("reason")) == ("finished", 20, None)
+    assert CheckpointStore(folder.checkpoints).updates()[-1] == 20
+
+
+def test_a_resumed_run_knows_its_best_score_from_the_start(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 7)
+    best = folder.read_status()["best"]
+    for _ in run(job, local_context(job, folder.path, CheckpointStore(folder.checkpoints).newest())):
+        assert folder.read_status()["best"] == best
+        break
+
+
 def test_a_run_that_was_killed_between_its_target_and_its_end_makes_no_update_more(
     recipe: Path, tmp_path: Path
 ) -> None:
