@@ -64,6 +64,7 @@ class Checkpoint:
             is_readable = manifest["format"] == FORMAT
             if is_readable and (seal(manifest), int(self.folder.name)) != (manifest["seal"], manifest["update"]):
                 raise ValueError("it is not what was written")
+            check_names(manifest)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: the manifest is missing or damaged; this checkpoint cannot be used"
@@ -137,6 +138,13 @@ def seal(manifest: Mapping[str, Any]) -> str:
     """The SHA-256 of all that a manifest says, but for this."""
     said = {name: value for name, value in manifest.items() if name != "seal"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def check_names(manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError where a manifest lists a file by more than a plain name: a stranger's may lead anywhere."""
+    for name in (*manifest["files"], *manifest.get("segments", {})):
+        if Path(name).name != name or name in {"", ".."} or "\0" in name:
+            raise ValueError(f"{name!r} is no file of a checkpoint")
 
 
 def _verify(path: Path, size: int, sha256: str) -> None:

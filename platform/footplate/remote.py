@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from footplate.checkpoint import ELSEWHERE, MANIFEST
+from footplate.checkpoint import ELSEWHERE, MANIFEST, check_names
 from footplate.errors import CheckpointError, FootplateError, TrainingError
 from footplate.folder import LEASE, ORIGIN, RunFolder
 from footplate.interrupts import say_if_heard
@@ -212,6 +212,7 @@ def bring_down(place: Path) -> None:
         try:
             storage = Storage((place / ELSEWHERE).read_text())
             manifest = json.loads((place / MANIFEST).read_text())
+            check_names(manifest)
             wanted = [(place / name, entry["sha256"]) for name, entry in manifest["files"].items()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # another process has brought them, or the manifest is damaged, which who reads it says

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from footplate.checkpoint import ELSEWHERE, MANIFEST, CheckpointStore
+from footplate.checkpoint import ELSEWHERE, MANIFEST, CheckpointStore, check_names
 from footplate.folder import RunFolder
 from footplate.pieces import Pieces
 from footplate.segments import FOLDER as SEGMENTS
@@ -86,6 +86,7 @@ class Upload:
         held.mkdir(parents=True)
         try:
             listed = json.loads(manifest)
+            check_names(listed)
             files = {f"{name}/{file}": place / file for file in listed["files"]}
             shared = {
                 f"checkpoints/{SEGMENTS}/{each}": place.parent / SEGMENTS / each for each in listed.get("segments", {})
