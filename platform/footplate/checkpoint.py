@@ -262,6 +262,15 @@ class CheckpointStore:
             shutil.rmtree(leftover, ignore_errors=True)
         self._sweep_segments()
 
+    def forget_after(self, update: int) -> None:
+        """Remove the checkpoints beyond an update: a run that goes on from there, past damaged ones, makes them again.
+
+        Left where they are they would be the newest, which `keep_last` keeps and the next resumption begins with.
+        """
+        for later in self.updates():
+            if later > update:
+                self._delete(self.at(later).folder)
+
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal() and path.name.isascii())

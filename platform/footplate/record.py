@@ -60,6 +60,8 @@ class Record:
             higher_is_better=higher,
             companions=(self._folder.metrics,),
         )
+        if self._ledger.update > 0:  # who begins anew in a folder that has checkpoints may not have meant to
+            self._store.forget_after(self._ledger.update)
         self._store.sweep()
         self._write_status()
         return self

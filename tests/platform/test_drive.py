@@ -243,6 +243,27 @@ def test_damaged_checkpoints_are_passed_over_and_the_end_is_the_same(recipe: Pat
     assert rows(resumed) == rows(through)
 
 
+def test_checkpoints_that_were_passed_over_are_forgotten_before_the_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["save.keep_last=3", "save.every_updates=5"])
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 17)
+    for damaged in ("000010", "000015"):
+        (folder.checkpoints / damaged / "update.pt").write_bytes(b"")
+    steps_until(job, folder, 7)
+    assert CheckpointStore(folder.checkpoints).updates() == [5]
+    launch(job, folder)
+    assert CheckpointStore(folder.checkpoints).updates() == [10, 15, 20]
+
+
+def test_a_run_that_begins_anew_in_a_folder_leaves_the_checkpoints_there(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["save.keep_last=9"])
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 12)
+    for _ in run(job, local_context(job, folder.path)):
+        break
+    assert CheckpointStore(folder.checkpoints).updates() == [5, 10]
+
+
 def test_what_is_logged_reaches_the_log_file(recipe: Path, tmp_path: Path) -> None:
     job = load_job(recipe)
     folder = folder_of(tmp_path, job, "run")

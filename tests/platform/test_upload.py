@@ -142,6 +142,24 @@ def test_what_is_up_is_not_brought_up_again(tmp_path: Path, storage: Storage) ->
     assert len([name for name in ShakyFileSystem.uploads if "segments" in name]) == 1  # the other is shared
 
 
+def test_what_is_up_beyond_the_checkpoint_that_a_run_went_on_from_is_deleted(tmp_path: Path, storage: Storage) -> None:
+    run = Run(tmp_path / "run")
+    for update in (1, 2, 3):
+        run.train(update)
+    (run.folder.checkpoints / "000003" / "manifest.json").write_text("damaged")
+    storage.write("checkpoints/000003/manifest.json", b"damaged")
+    storage.write("checkpoints/000003/model", b"damaged")
+    Upload(run.folder, storage).bring_up()
+    run.store.forget_after(2)
+    run.cut_to(2)
+    Upload(run.folder, storage).bring_up()
+    assert check_what_a_reader_finds(storage) == 2
+    assert not any("000003" in name for name in storage.sizes())
+    run.train(3)
+    Upload(run.folder, storage).bring_up()
+    assert check_what_a_reader_finds(storage) == 3
+
+
 def test_what_means_nothing_elsewhere_stays(tmp_path: Path, storage: Storage) -> None:
     run = Run(tmp_path / "run")
     for name in ("data/corpus.json", "wandb/x", "ray/x", ".hidden", "stop", "lock", "videos/a.mp4", "wandb.json"):
