@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,6 +25,9 @@ ORIGIN = ".origin"
 """In the folder of a run at a URL: the URL."""
 LEASE = ".lease"
 """In the copy of a run at a URL: who trained it when the copy was made."""
+SECONDS_TO_LOCK = 1.0
+"""Whoever asks whether a run is locked holds its lock for an instant, which must not keep anybody from training it."""
+SECONDS_BETWEEN_TRIES = 0.02
 
 
 class RunFolder:
@@ -165,9 +169,22 @@ class RunFolder:
         with self._explained(self.path):
             file = (self.path / "lock").open("a+")
         with file:
-            if not _try_lock(file):
-                raise FootplateError(f"{self.path}: this run is being trained by another process; stop that one first")
+            end = time.monotonic() + SECONDS_TO_LOCK
+            while not self._is_taken(file):
+                if time.monotonic() >= end:
+                    raise FootplateError(
+                        f"{self.path}: this run is being trained by another process; stop that one first"
+                    )
+                time.sleep(SECONDS_BETWEEN_TRIES)
             yield
+
+    def _is_taken(self, file: IO[str]) -> bool:
+        try:
+            return _try_lock(file)
+        except OSError as error:
+            raise FootplateError(
+                f"{self.path}: cannot be locked ({error.strerror}); put it on a disk that has locks"
+            ) from error
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
@@ -204,7 +221,7 @@ def _checked(status: Any) -> dict[str, Any]:
 def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 

@@ -1,6 +1,9 @@
 """Run folders: their names, their lock, and what their status says."""
 
+import errno
+import fcntl
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,33 @@ def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
     finally:
         release.set()
         other.join()
+
+
+def test_whoever_looks_whether_a_run_is_locked_does_not_keep_it_from_being_trained(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    with (folder.path / "lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        over = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        over.start()
+        with folder.lock():
+            pass
+        over.join()
+
+
+def test_a_disk_without_locks_is_named_and_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    folder = create_run(tmp_path, "mine", "copy")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(FootplateError) as raised, folder.lock():
+        pass
+    assert str(raised.value) == (
+        f"{folder.path}: cannot be locked (No locks available); put it on a disk that has locks"
+    )
+    assert not folder.is_locked()
 
 
 @pytest.mark.parametrize(
