@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from footplate.checkpoint import CheckpointStore
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError
 from footplate.faults import LostWorkerError
 from footplate.folder import RunFolder
 from footplate.job import Job
@@ -75,10 +75,10 @@ class Record:
             self._outcome = "killed"
         elif error is not None:
             self._fail(error)
-        unsaved = self._finish_saving()
-        if unsaved is not None and error is None:
-            self._fail(unsaved)
         try:
+            unsaved = self._finish_saving()
+            if unsaved is not None and error is None:
+                self._fail(unsaved)
             self._write_status(state=self._outcome, activity=None)
             self._tracker.close(self._outcome)
         finally:
@@ -98,11 +98,11 @@ class Record:
             else:
                 traceback.print_exception(error, file=log)
 
-    def _finish_saving(self) -> TrainingError | None:
-        """Wait for the last checkpoint; the error of a run that ends without it. It was reported where it failed."""
+    def _finish_saving(self) -> Exception | None:
+        """Wait for the last checkpoint; the error, whatever it is, of a run that ends without it."""
         try:
             self._store.close()
-        except TrainingError as unsaved:
+        except Exception as unsaved:
             return unsaved
         return None
 
