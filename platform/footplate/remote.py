@@ -35,8 +35,9 @@ from footplate.upload import GROWING
 SMALL = ("job.yaml", "status.json", "wandb.json")
 SECONDS_BETWEEN_REFRESHES = 2.0
 SECONDS_BETWEEN_TRIES = 0.02
-KEPT = ("data",)
-"""What a folder keeps when another machine has gone on with the run: it is checked against the recipe anyway."""
+KEPT = ("data", "stop")
+"""What a folder keeps when another machine has gone on with the run: `data`, which is checked against the recipe
+anyway, and a request to stop that comes meanwhile."""
 
 
 def create(runs: str, name: str) -> RunFolder | None:
@@ -145,14 +146,16 @@ def trained_here(
     with _alone(place, patience_seconds):
         lease = Lease(storage, _session(place))
         goes_on = lease.take(say)
+        folder = RunFolder(place)
         try:
-            if not goes_on:
-                with _cache_explained(place):
+            with _cache_explained(place):
+                folder.stop.unlink(missing_ok=True)  # of an earlier day
+                lease.keep(
+                    lambda reason: _write(folder.stop, reason.encode())
+                )  # fetching may take longer than it lasts
+                if not goes_on:
                     _fetch(storage, place, lease.session)
-            folder = RunFolder(place)
-            lease.keep(
-                lambda reason: _write(folder.stop, reason.encode())
-            )  # what follows may take longer than it lasts
+            lease.require()
             mirror = Mirror(folder, storage, lease)
             if shared and goes_on:
                 mirror.bring_up()
@@ -268,7 +271,7 @@ def _fetch(storage: Storage, place: Path, session: str) -> None:
     (place / ORIGIN).unlink(missing_ok=True)
     for path in place.iterdir() if place.exists() else ():
         if path.name not in KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not _fetch_small(storage, place):
         raise FootplateError(f"{storage.url}: there is no run; `footplate runs` lists what there is")
     _fetch_checkpoints(storage, place)
