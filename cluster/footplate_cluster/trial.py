@@ -38,8 +38,9 @@ def train_trial(config: dict[str, Any]) -> dict[str, Any]:
     try:
         _train(read_job(folder.job), folder, stop)
     except Exception as error:
-        if folder.read_status()["state"] != "failed" and not folder.is_locked():  # it got nowhere
-            folder.write_status({"state": "failed", "update": 0, "error": f"{type(error).__name__}: {error}"})
+        status, problem = folder.read_status(), f"{type(error).__name__}: {error}"
+        if (status["state"], status.get("error")) != ("failed", problem) and not folder.is_locked():  # it got nowhere
+            folder.write_failure(problem)
             with folder.log.open("a") as log:
                 traceback.print_exception(error, file=log)
         return {"problem": str(error)}

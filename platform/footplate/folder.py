@@ -153,6 +153,10 @@ class RunFolder:
         beside.write_text(json.dumps(status) + "\n")
         beside.replace(self.status)
 
+    def write_failure(self, problem: str) -> None:
+        """Say in status.json that the run has failed, for who could not do so; how far it had come stays there."""
+        self.write_status({**self.read_status(), "state": "failed", "error": problem, "activity": None})
+
     def read_status(self) -> dict[str, Any]:
         """The last status written; a run that says `running` while nobody holds its lock was killed."""
         try:

@@ -67,6 +67,16 @@ def test_a_status_that_says_running_while_nobody_holds_the_lock_is_a_killed_run(
     assert folder.read_status() == {"state": "killed", "update": 3}
 
 
+def test_a_failure_that_somebody_else_writes_leaves_how_far_the_run_had_come(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    best = {"metric": "eval/loss", "value": 0.5}
+    folder.write_status({"state": "failed", "error": "an earlier one", "update": 40, "updates": 50, "best": best})
+    folder.write_failure("its process died")
+    status = folder.read_status()
+    assert (status["state"], status["error"]) == ("failed", "its process died")
+    assert (status["update"], status["updates"], status["best"]) == (40, 50, best)
+
+
 def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
     with RunFolder(path).lock():
         held.set()
