@@ -93,7 +93,7 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for position, column in enumerate(columns):
         table.add_column(
-            column, no_wrap=True, overflow="crop", justify="right" if position and len(columns) > 2 else "left"
+            Text(column), no_wrap=True, overflow="crop", justify="right" if position and len(columns) > 2 else "left"
         )
     for row in rows:
         table.add_row(*map(Text, row))
