@@ -142,10 +142,11 @@ class Record:
 
     def say_that_the_best_is_missing(self, step: Step) -> None:
         """Warn, once, of an evaluation without the metric that the job watches: no checkpoint will be the best."""
-        if self._job.best is not None and not self._said_that_the_best_is_missing:
+        best = self._job.best
+        if best is not None and best.metric not in step.metrics and not self._said_that_the_best_is_missing:
             self._said_that_the_best_is_missing = True
             there = ", ".join(sorted(name for name in step.metrics if name.startswith("eval/")))
-            self._tracker.message(f"best.metric: {self._job.best.metric} is not among what was evaluated: {there}")
+            self._tracker.message(f"best.metric: {best.metric} is not among what was evaluated: {there}")
 
     def stop_requested(self) -> str | None:
         """The reason in the run folder's `stop` file, which whoever launched the run may write."""

@@ -107,7 +107,7 @@ def kept_fresh(url: str) -> Iterator[Callable[[], None]]:
     storage, over = Storage(url), threading.Event()
 
     def refresh() -> None:
-        with suppress(StorageError):
+        with suppress(FootplateError):  # a full cache is no more the run's end than a storage that is silent
             _refreshed(storage)
 
     def keep() -> None:

@@ -4,19 +4,20 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from footplate.checkpoint import CheckpointStore
+from footplate.drive import drive
 from footplate.errors import FootplateError
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run
 from footplate.job import Job, load_job
 from footplate.launch import find_launcher, launch
-from footplate.step import Step
+from footplate.step import Mean, Step
 from footplate.tracking.metrics_file import MEASURED
 
 LINE_TASK = Path(__file__).with_name("line_task.py")
@@ -295,6 +296,16 @@ def test_a_best_metric_that_no_evaluation_has_is_said_once(recipe: Path, tmp_pat
     said = [line for line in folder.log.read_text().splitlines() if "best.metric" in line]
     assert len(said) == 1
     assert said[0].endswith("best.metric: eval/eror is not among what was evaluated: eval/error")
+
+
+def test_a_best_metric_that_is_a_mean_over_nothing_is_not_said_to_be_missing(recipe: Path, tmp_path: Path) -> None:
+    def steps() -> Generator[Step, None, None]:
+        yield Step(20, {"eval/error": Mean(0.0, 0.0)})
+
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    list(drive(steps(), job, local_context(job, folder.path)))
+    assert "best.metric" not in folder.log.read_text()
 
 
 def test_a_precision_that_only_a_gpu_has_is_said_where_there_is_none(recipe: Path, tmp_path: Path) -> None:

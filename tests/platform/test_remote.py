@@ -18,7 +18,7 @@ from footplate.errors import FootplateError, TrainingError
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run, open_run
 from footplate.job import Job, load_job
-from footplate.launch import launch, newest_checkpoint, trained_here
+from footplate.launch import kept_fresh, launch, newest_checkpoint, trained_here
 from footplate.runs import list_runs
 from footplate.storage import Storage
 
@@ -267,6 +267,16 @@ def test_a_cache_that_cannot_be_written_is_one_line(job: Job, elsewhere: pytest.
     assert str(raised.value).endswith(
         "/run: cannot be written (Not a directory); make room, or set FOOTPLATE_CACHE to another folder"
     )
+
+
+def test_a_cache_that_fails_while_a_run_is_followed_does_not_end_that(
+    job: Job, elsewhere: pytest.MonkeyPatch, machines: Path
+) -> None:
+    folder = created(job)
+    (machines / "file").write_text("")
+    with kept_fresh(folder) as refresh:
+        elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "file"))
+        refresh()
 
 
 def test_a_helper_elsewhere_has_the_checkpoints_and_one_here_the_same_folder(

@@ -4,7 +4,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -232,3 +233,24 @@ def test_pieces_joined_are_the_file_whatever_was_written_cut_and_interrupted(act
         up.bring_up()
         assert joined(storage, "metrics") == b"".join(lines)
         assert all(size < 200 for size in storage.sizes("metrics").values())
+
+
+class ReplacedOnce(PosixPath):
+    """A file that is replaced as soon as it has been opened."""
+
+    def open(self, *arguments: Any, **named: Any) -> IO[Any]:  # type: ignore[override]
+        file = super().open(*arguments, **named)
+        newer = self.with_name("newer")
+        if newer.exists():
+            newer.replace(self)
+        return file
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_known_to_be_another(tmp_path: Path, storage: Storage) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(row(1) + row(2))
+    (tmp_path / "newer").write_bytes(row(1) + row(2, 7))
+    uploaded = Pieces(storage, "metrics", ReplacedOnce(path))
+    uploaded.bring_up()
+    uploaded.bring_up()
+    assert joined(storage, "metrics") == path.read_bytes()
