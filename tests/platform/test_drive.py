@@ -203,6 +203,22 @@ def test_what_a_killed_process_was_about_to_put_in_its_place_is_swept(recipe: Pa
     assert list(folder.path.glob(".*")) == []
 
 
+def test_a_run_whose_hours_are_over_makes_no_update_more(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["stop.hours=1e-9"])
+    folder = folder_of(tmp_path, job, "run")
+    launch(job, folder)
+    before = folder.read_status()
+    assert (before["state"], before["reason"]) == ("stopped", "1e-09 hours of training are over")
+    launch(job, folder)
+    after = folder.read_status()
+    assert [after[name] for name in ("state", "reason", "update")] == [
+        before[name] for name in ("state", "reason", "update")
+    ]
+    job = load_job(recipe)
+    launch(job, folder)
+    assert folder.read_status()["state"] == "finished"
+
+
 def test_a_target_ends_the_run_as_finished(recipe: Path, tmp_path: Path) -> None:
     job = load_job(recipe, ["stop.target=100"])
     folder = folder_of(tmp_path, job, "run")
