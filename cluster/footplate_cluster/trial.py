@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 
 from footplate.execution import local_context, run
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, stop_reason
 from footplate.job import Best, Job, read_job
 from footplate.launch import newest_checkpoint
 from footplate.step import Step, metric_value
@@ -78,19 +78,12 @@ class _Scores:
         if score is None:
             return
         tune.report({"update": step.update, "score": score})
-        self._reason = _text(self._folder.stop)
+        self._reason = stop_reason(self._folder.stop)
 
     def stop_requested(self) -> str | None:
         """Why to stop, if so."""
         now = time.monotonic()
         if self._reason is None and now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            self._reason = _text(self._stop_of_all)
+            self._reason = stop_reason(self._stop_of_all)
         return self._reason
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or "asked to stop"
-    except OSError:
-        return None

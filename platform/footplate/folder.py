@@ -230,6 +230,14 @@ def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
+def stop_reason(path: Path) -> str | None:
+    """The reason in a `stop` file; None where there is none, so that nobody is asked to stop."""
+    try:
+        return path.read_text().strip() or "asked to stop"
+    except OSError:
+        return None
+
+
 def create_run(runs: str | Path, name: str | None, recipe: str) -> RunFolder:
     """A new run folder called `name`; without one, the recipe's name with the first number that is free.
 

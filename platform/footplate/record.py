@@ -11,7 +11,7 @@ from typing import Any
 from footplate.checkpoint import CheckpointStore
 from footplate.errors import FootplateError
 from footplate.faults import LostWorkerError
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, stop_reason
 from footplate.job import Job
 from footplate.ledger import Ledger
 from footplate.step import Activity, Part, Step
@@ -154,10 +154,7 @@ class Record:
         if now - self._looked_for_stop < SECONDS_BETWEEN_LOOKS:
             return None
         self._looked_for_stop = now
-        try:
-            return self._folder.stop.read_text().strip() or "asked to stop"
-        except OSError:
-            return None
+        return stop_reason(self._folder.stop)
 
     def stopping(self, reason: str, *, saved: bool = True) -> None:
         """Note why the run ends before its last update, and where it will go on if it could not be saved here."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder, create_run, open_run
+from footplate.folder import RunFolder, create_run, open_run, stop_reason
 
 
 def test_without_a_name_runs_are_numbered_after_their_recipe(tmp_path: Path) -> None:
@@ -75,6 +75,15 @@ def test_a_failure_that_somebody_else_writes_leaves_how_far_the_run_had_come(tmp
     status = folder.read_status()
     assert (status["state"], status["error"]) == ("failed", "its process died")
     assert (status["update"], status["updates"], status["best"]) == (40, 50, best)
+
+
+def test_a_request_to_stop_without_a_reason_is_one_too(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    assert stop_reason(folder.stop) is None
+    folder.stop.write_text("")
+    assert stop_reason(folder.stop) == "asked to stop"
+    folder.ask_to_stop("enough\n")
+    assert stop_reason(folder.stop) == "enough"
 
 
 def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
