@@ -98,7 +98,7 @@ def _check_address(address: str | None) -> None:
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise FootplateError(f"--address {address}: is no address of a cluster; give host:6379, auto or local")
     try:
         # Ray itself would try for ten minutes, at length.

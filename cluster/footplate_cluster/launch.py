@@ -78,7 +78,6 @@ def _removed_afterwards(scratch: Path) -> Iterator[None]:
 
 def _write_how_it_ended(error: BaseException, folder: RunFolder) -> None:
     """For a run whose first worker could not do so: it was lost, or waited for another one that failed."""
-    status = folder.read_status()
-    if status["state"] == "killed" and folder.url is None:  # at a URL only who trains may write
-        folder.write_status({**status, "state": "failed", "error": f"{type(error).__name__}: {error}"})
+    if folder.read_status()["state"] == "killed" and folder.url is None:  # at a URL only who trains may write
+        folder.write_failure(f"{type(error).__name__}: {error}")
         LogFile(folder.log).message(f"error: {error}")

@@ -20,8 +20,10 @@ def room_on(nodes: Sequence[Mapping[str, float]], share: Mapping[str, float]) ->
 def share_of_a_worker(job: Job, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The resources that each worker reserves on a cluster of such nodes.
 
-    Raises FootplateError where the cluster does not have them, unless the job waits until it does.
+    Raises FootplateError where the cluster does not have them, unless the job waits until it does, and where the job
+    names a device on which workers cannot compute: they take the GPUs that Ray reserves for them, else the CPU.
     """
+    _refuse_another_device(job)
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
     workers = job.resources.fewest_workers
     gpus = job.resources.gpus_per_worker
@@ -45,6 +47,17 @@ def share_of_a_worker(job: Job, nodes: Sequence[Mapping[str, float]]) -> dict[st
             "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
         )
     return share
+
+
+def _refuse_another_device(job: Job) -> None:
+    gpus = job.resources.gpus_per_worker
+    if job.device == "cpu" and gpus > 0:
+        raise FootplateError(
+            f"device: cpu, and resources.gpus_per_worker reserves {gpus} GPU{'s' * (gpus > 1)} for each worker; "
+            "drop one of the two"
+        )
+    if job.device == "mps" and not actors_of(load_task(job.task), job):
+        raise FootplateError("device: mps: workers on Ray compute on cpu or cuda; drop --on ray, or this")
 
 
 class ActorShare(NamedTuple):

@@ -106,7 +106,8 @@ class Submission:
     def follow(self) -> str:
         """Show the run in this terminal as `train` does, until it ends; returns the state that it ends in.
 
-        By its folder where that is seen from here, else by what its driver prints. Raises TrainingError where it fails.
+        By its folder where that is seen from here, else by what its driver prints. Raises TrainingError where it fails,
+        and where nobody knows any more how it ended.
         """
         current, patience = self, Patience()
         shown = 0
@@ -118,10 +119,10 @@ class Submission:
                 break
             time.sleep(SECONDS_BETWEEN_LOOKS)
             current = patience.ask(current.refreshed, current)
-        if shown:
+        if shown and current.job is not None:
             _print_new(current.logs(), shown)
         state = current.state()
-        if state in ("failed", "killed"):
+        if state in ("failed", "killed", "unknown"):
             raise current.failure()
         return state
 
@@ -146,10 +147,16 @@ class Submission:
 
     def failure(self) -> FootplateError:
         """Why it failed: its driver's own line for a mistake, else the last thing that is known."""
-        said = [line.removeprefix("error: ") for line in self.logs().splitlines() if line.startswith("error: ")]
+        try:
+            lines = self.logs().splitlines()
+        except FootplateError:  # nobody has them; what is known is told all the same
+            lines = []
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if said:
             return TrainingError("\n".join(said))
-        reason = (self.job.message.strip().splitlines() or ["no reason given"])[0] if self.job is not None else ""
+        reason = "the cluster does not know it any more"
+        if self.job is not None:
+            reason = (self.job.message.strip().splitlines() or ["no reason given"])[0]
         return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.run}` shows more")
 
     def stop(self, say: Callable[[str], None] = print) -> "Submission":

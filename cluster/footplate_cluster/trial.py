@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 
 from footplate.execution import local_context, run
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, stop_reason
 from footplate.job import Best, Job, read_job
 from footplate.launch import newest_checkpoint
 from footplate.step import Step, metric_value
@@ -38,8 +38,9 @@ def train_trial(config: dict[str, Any]) -> dict[str, Any]:
     try:
         _train(read_job(folder.job), folder, stop)
     except Exception as error:
-        if folder.read_status()["state"] != "failed" and not folder.is_locked():  # it got nowhere
-            folder.write_status({"state": "failed", "update": 0, "error": f"{type(error).__name__}: {error}"})
+        status, problem = folder.read_status(), f"{type(error).__name__}: {error}"
+        if (status["state"], status.get("error")) != ("failed", problem) and not folder.is_locked():  # it got nowhere
+            folder.write_failure(problem)
             with folder.log.open("a") as log:
                 traceback.print_exception(error, file=log)
         return {"problem": str(error)}
@@ -77,19 +78,12 @@ class _Scores:
         if score is None:
             return
         tune.report({"update": step.update, "score": score})
-        self._reason = _text(self._folder.stop)
+        self._reason = stop_reason(self._folder.stop)
 
     def stop_requested(self) -> str | None:
         """Why to stop, if so."""
         now = time.monotonic()
         if self._reason is None and now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            self._reason = _text(self._stop_of_all)
+            self._reason = stop_reason(self._stop_of_all)
         return self._reason
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or "asked to stop"
-    except OSError:
-        return None

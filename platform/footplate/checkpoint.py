@@ -64,6 +64,7 @@ class Checkpoint:
             is_readable = manifest["format"] == FORMAT
             if is_readable and (seal(manifest), int(self.folder.name)) != (manifest["seal"], manifest["update"]):
                 raise ValueError("it is not what was written")
+            check_names(manifest)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: the manifest is missing or damaged; this checkpoint cannot be used"
@@ -137,6 +138,13 @@ def seal(manifest: Mapping[str, Any]) -> str:
     """The SHA-256 of all that a manifest says, but for this."""
     said = {name: value for name, value in manifest.items() if name != "seal"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def check_names(manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError where a manifest lists a file by more than a plain name: a stranger's may lead anywhere."""
+    for name in (*manifest["files"], *manifest.get("segments", {})):
+        if Path(name).name != name or name in {"", ".."} or "\0" in name:
+            raise ValueError(f"{name!r} is no file of a checkpoint")
 
 
 def _verify(path: Path, size: int, sha256: str) -> None:
@@ -253,6 +261,15 @@ class CheckpointStore:
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
         self._sweep_segments()
+
+    def forget_after(self, update: int) -> None:
+        """Remove the checkpoints beyond an update: a run that goes on from there, past damaged ones, makes them again.
+
+        Left where they are they would be the newest, which `keep_last` keeps and the next resumption begins with.
+        """
+        for later in self.updates():
+            if later > update:
+                self._delete(self.at(later).folder)
 
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""

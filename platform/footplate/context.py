@@ -100,8 +100,3 @@ class Context:
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.ranks > 1:
-            torch.distributed.barrier()

@@ -29,12 +29,13 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
     recording = (
         nullcontext()
         if context.folder is None or context.rank > 0
-        else Record(job, RunFolder(context.folder), books.ledger)
+        else Record(job, RunFolder(context.folder), books.ledger, books.stopping.best_value)
     )
     with closing(steps), recording as record, lack_of_memory_named(), losses_named():
         if record is not None:
             record.say_what_the_device_lacks(context.device.type)
-        if (reason := books.stopping.reason()) is not None:  # killed after its last checkpoint, before it could say so
+        # Killed after its last checkpoint, before it could say so; or resumed although its hours are over.
+        if (reason := books.stopping.reason() or _hours_over(job, books)) is not None:
             if record is not None:
                 record.stopping(reason)
             return
@@ -51,8 +52,8 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 books.stopping.observe(score)
             elif evaluated and record is not None:
                 record.say_that_the_best_is_missing(step)
-            reason = _reason_to_stop(job, context, books, record)
             last = step.update >= job.updates
+            reason = None if last else _reason_to_stop(job, context, books, record)  # a wish that comes late is met
             row_is_due = step.update % job.track.every_updates == 0 or evaluated or last
             if row_is_due and context.folder is not None:
                 used = context.gather(usage.measure())
@@ -92,10 +93,16 @@ def _reason_to_stop(job: Job, context: Context, books: _Books, record: Record | 
     reason = context.stop_requested() or books.stopping.reason()
     if reason is None and record is not None:
         reason = record.stop_requested()
-    if reason is None and job.stop.hours is not None and books.ledger.seconds >= job.stop.hours * 3600:
-        reason = f"{job.stop.hours:g} hours of training are over"
+    reason = reason or _hours_over(job, books)
     if context.ranks == 1:
         return reason
     # The tensor lies on the CPU (gloo), so that asking does not wait for the GPU's queue.
     wishes = context.sum(torch.tensor([0 if reason is None else 1]))
     return reason or ("another rank was asked to stop" if int(wishes) else None)
+
+
+def _hours_over(job: Job, books: _Books) -> str | None:
+    hours = job.stop.hours
+    if hours is None or books.ledger.seconds < hours * 3600 or books.ledger.update >= job.updates:
+        return None
+    return f"{hours:g} hours of training are over"

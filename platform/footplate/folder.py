@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,6 +25,9 @@ ORIGIN = ".origin"
 """In the folder of a run at a URL: the URL."""
 LEASE = ".lease"
 """In the copy of a run at a URL: who trained it when the copy was made."""
+SECONDS_TO_LOCK = 1.0
+"""Whoever asks whether a run is locked holds its lock for an instant, which must not keep anybody from training it."""
+SECONDS_BETWEEN_TRIES = 0.02
 
 
 class RunFolder:
@@ -149,6 +153,10 @@ class RunFolder:
         beside.write_text(json.dumps(status) + "\n")
         beside.replace(self.status)
 
+    def write_failure(self, problem: str) -> None:
+        """Say in status.json that the run has failed, for who could not do so; how far it had come stays there."""
+        self.write_status({**self.read_status(), "state": "failed", "error": problem, "activity": None})
+
     def read_status(self) -> dict[str, Any]:
         """The last status written; a run that says `running` while nobody holds its lock was killed."""
         try:
@@ -165,9 +173,22 @@ class RunFolder:
         with self._explained(self.path):
             file = (self.path / "lock").open("a+")
         with file:
-            if not _try_lock(file):
-                raise FootplateError(f"{self.path}: this run is being trained by another process; stop that one first")
+            end = time.monotonic() + SECONDS_TO_LOCK
+            while not self._is_taken(file):
+                if time.monotonic() >= end:
+                    raise FootplateError(
+                        f"{self.path}: this run is being trained by another process; stop that one first"
+                    )
+                time.sleep(SECONDS_BETWEEN_TRIES)
             yield
+
+    def _is_taken(self, file: IO[str]) -> bool:
+        try:
+            return _try_lock(file)
+        except OSError as error:
+            raise FootplateError(
+                f"{self.path}: cannot be locked ({error.strerror}); put it on a disk that has locks"
+            ) from error
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
@@ -204,9 +225,17 @@ def _checked(status: Any) -> dict[str, Any]:
 def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
+
+
+def stop_reason(path: Path) -> str | None:
+    """The reason in a `stop` file; None where there is none, so that nobody is asked to stop."""
+    try:
+        return path.read_text().strip() or "asked to stop"
+    except OSError:
+        return None
 
 
 def create_run(runs: str | Path, name: str | None, recipe: str) -> RunFolder:

@@ -4,11 +4,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 ABANDONED = 130
 """The exit code of a run that was abandoned: what shells say of a program that Ctrl-C ended."""
+
+
+def say_if_heard(text: str) -> None:
+    """Print a line, where there is still somebody to read it: what remains to be done matters more."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 @contextmanager
@@ -29,7 +35,8 @@ def stop_on_signals() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         # A bare write: printing from a signal handler can meet a print that it has interrupted.
         line = f"{arrived[0]}: ending after this update or evaluation, saved where that is possible; again abandons it"
-        os.write(2, f"\n{line}\n".encode())
+        with suppress(OSError):  # `2>&1 | tee log`: Ctrl-C has ended tee first
+            os.write(2, f"\n{line}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
-from footplate.interrupts import stop_on_signals
+from footplate.interrupts import say_if_heard, stop_on_signals
 from footplate.job import Faults, Job, Resources
 
 
@@ -75,7 +75,7 @@ def newest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoi
 
 
 @contextmanager
-def trained_here(folder: RunFolder, say: Callable[[str], None] = print) -> Iterator[RunFolder]:
+def trained_here(folder: RunFolder, say: Callable[[str], None] = say_if_heard) -> Iterator[RunFolder]:
     """The folder to train a run in: its own, or of a run at a URL the one that `footplate.remote` keeps and mirrors."""
     if folder.url is None:
         yield folder
@@ -103,7 +103,7 @@ def _launch_here(job: Job, folder: RunFolder) -> None:
 
     with stop_on_signals() as stop_requested, trained_here(folder) as folder:
         folder.forget_stop()
-        checkpoint = newest_checkpoint(folder, print)
+        checkpoint = newest_checkpoint(folder, say_if_heard)
         context = local_context(job, folder.path, checkpoint, stop_requested)
         for _ in run(job, context):
             pass

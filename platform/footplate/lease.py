@@ -67,6 +67,10 @@ class Lease:
         """Return if nobody else can have the lease. Raises StorageError where that is not certain."""
         if self._taken_by:
             raise StorageError(f"{self._storage.url}: {self._taken_by} has taken this run over; stop one of the two")
+        if self._ended.is_set():
+            raise StorageError(
+                f"{self._storage.url}: this process has let go of the run; resume it to bring up the rest"
+            )
         if time.monotonic() - self._renewed > LEASE_SECONDS:
             raise StorageError(
                 f"{self._storage.url}: the lease could not be renewed; check the address and the network"
@@ -154,7 +158,7 @@ def newest_lease(storage: Storage) -> tuple[int, dict[str, Any]]:
 def read_lease(content: bytes | None) -> dict[str, Any]:
     """What the object of a lease says; nothing where it is none, or half written."""
     try:
-        read = json.loads(content or b"{}")
+        read = json.loads(b"{}" if content is None else content)
     except ValueError:
         return {"state": "held", "host": "another machine"}
     return read if isinstance(read, dict) else {}

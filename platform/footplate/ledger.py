@@ -33,7 +33,7 @@ class Ledger:
         self._tick(step)
         self.update = step.update
         for name, amount in step.work.items():
-            self._work[name] = self._work.get(name, 0) + amount
+            self._work[name] = self._work.get(name, 0) + int(amount)  # numpy's could not be saved
         for name, metric in step.metrics.items():
             if isinstance(metric, Latest):
                 self._totals[name], self._counts[name] = metric.value, 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from footplate.errors import TrainingError
 from footplate.folder import RunFolder
+from footplate.interrupts import say_if_heard
 from footplate.lease import Lease
 from footplate.storage import Storage, StorageError
 from footplate.upload import Upload
@@ -39,7 +40,7 @@ class Mirror:
         """Bring everything up now, before the thread begins. Raises StorageError."""
         self._upload.bring_up()
 
-    def finish(self, say: Callable[[str], None] = print) -> None:
+    def finish(self, say: Callable[[str], None] = say_if_heard) -> None:
         """Wait until everything is up. Raises TrainingError where the storage fails for too long, or is another's."""
         self._asked_to_finish = time.monotonic()
         self._finishing.set()

@@ -17,11 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from footplate.errors import CheckpointError
+from footplate.errors import CheckpointError, TrainingError
 from footplate.segments import Segmented, Segments
 from footplate.step import Part
 
 WriteFile = Callable[[Path], object]
+
+PLAIN = {type(None), bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device}
+"""Besides containers and tensors, what `torch.load(weights_only=True)` reads back: these types, and no subclasses."""
 
 
 class Snapshots:
@@ -37,7 +40,8 @@ class Snapshots:
     def take(self, parts: Mapping[str, Part], segments: Segments) -> dict[str, WriteFile]:
         """Copy the state of the parts; returns, by file name, what writes each. Those raise OSError.
 
-        What is new of the largest parts is written at once. Raises OSError.
+        What is new of the largest parts is written at once. Raises OSError, and TrainingError where a state holds what
+        could be written, but not read back.
         """
         return dict(self._take(name, part, segments) for name, part in parts.items())
 
@@ -46,7 +50,7 @@ class Snapshots:
         ties = None
         if isinstance(part, nn.Module):
             state, ties = _untied(state)
-        copy = self._copies[name] = _copied(state, self._copies.get(name))
+        copy = self._copies[name] = _copied(name, state, self._copies.get(name))
         if ties is None:
             return f"{name}.pt", partial(_write_plain, copy)
         return f"{name}.safetensors", partial(_write_module, copy, ties)
@@ -98,7 +102,7 @@ def first_misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
     return f"the job has no {next((name for name in state if name not in own), 'such parameters')}"
 
 
-def _copied(value: Any, earlier: Any) -> Any:
+def _copied(part: str, value: Any, earlier: Any) -> Any:
     """A copy on the CPU, its tensors where those of the earlier copy were, wherever shape and kind are the same."""
     if isinstance(value, Tensor):
         fits = isinstance(earlier, Tensor) and (earlier.shape, earlier.dtype) == (value.shape, value.dtype)
@@ -106,11 +110,23 @@ def _copied(value: Any, earlier: Any) -> Any:
         return copy.copy_(value.detach())
     if isinstance(value, Mapping):
         named = earlier if isinstance(earlier, Mapping) else {}
-        return {key: _copied(entry, named.get(key)) for key, entry in value.items()}
+        return {_checked(part, key): _copied(part, entry, named.get(key)) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         placed = earlier if isinstance(earlier, list | tuple) and len(earlier) == len(value) else [None] * len(value)
-        copies = [_copied(entry, before) for entry, before in zip(value, placed, strict=True)]
+        copies = [_copied(part, entry, before) for entry, before in zip(value, placed, strict=True)]
         return copies if isinstance(value, list) else tuple(copies)
+    return _checked(part, value)
+
+
+def _checked(part: str, value: Any) -> Any:
+    """A value as it is. Raises TrainingError where it could be written, but not read back."""
+    if type(value) in (set, tuple):
+        return type(value)(_checked(part, entry) for entry in value)
+    if type(value) not in PLAIN:
+        raise TrainingError(
+            f"{part}: its state holds a {type(value).__name__}, which cannot be read back; "
+            "make it a plain number or a tensor"
+        )
     return value
 
 

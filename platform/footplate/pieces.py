@@ -9,6 +9,7 @@ again: at every moment the pieces, joined, are whole lines of some moment of the
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Pieces:
         except FileNotFoundError:
             return
         with file:
-            status = self._path.stat()
+            status = os.fstat(file.fileno())  # another may be in its place by now
             if self._up is None:
                 self._up = [_piece(start, content) for start, content in read_pieces(self._storage, self._folder)]
             if status.st_ino != self._file_number or (self._up and status.st_size < self._up[-1].end):

@@ -7,6 +7,7 @@ one on a cluster: `context.pool` is the function that opens one.
         futures = [pool.submit(worker, "play", 100) for worker in range(pool.count)]
 """
 
+import atexit
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -135,7 +136,8 @@ class ThisThread:
 class ProcessPool:
     """Each worker in a spawned process with one torch thread, which ends when this one does, however that ends.
 
-    Never forked: torch's threads hold locks that a forked child would wait for. Ctrl-C is left to this process.
+    Never forked: torch's threads hold locks that a forked child would wait for. Ctrl-C and SIGTERM are left to this
+    process.
     """
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
@@ -149,12 +151,12 @@ class ProcessPool:
         started = [self._started(number) for number in range(self.count)]
         self._processes = [process for process, _ in started]
         self._pipes = [pipe for _, pipe in started]
+        atexit.register(self._kill)
 
     def _started(self, number: int) -> tuple[BaseProcess, connection.Connection]:
         spawn = multiprocessing.get_context("spawn")
         here, there = spawn.Pipe()
         call = there, number, self._make, self._arguments[number], self._settings
-        # A daemon, so that an interpreter that is ending ends it too.
         process = spawn.Process(target=_serve, args=call, daemon=True)
         process.start()
         there.close()
@@ -179,16 +181,22 @@ class ProcessPool:
         wait(list(self._futures))
 
     def close(self) -> None:
-        ended = [number for number in range(self.count) if not self._asked_to_end(number)]
+        not_asked = [number for number in range(self.count) if not self._asked_to_end(number)]
         for number, process in enumerate(self._processes):
-            process.join(0 if self._futures or number in ended else _SECONDS_TO_END)
+            process.join(0 if self._futures or number in not_asked else _SECONDS_TO_END)
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
+        atexit.unregister(self._kill)
         for thread in self._threads:  # they have read the end of their pipes
             thread.shutdown(cancel_futures=True)
         for pipe in self._pipes:
             pipe.close()
+
+    def _kill(self) -> None:
+        """At the end of an interpreter that left the pool open: it sends SIGTERM, which is ignored, and would wait."""
+        for process in self._processes:
+            process.kill()
 
     def _asked_to_end(self, worker: int) -> bool:
         if not self._at_work[worker].acquire(blocking=False):
@@ -223,8 +231,10 @@ def _serve(
     settings: DebugSettings,
 ) -> None:
     """What a worker's process does: make the worker, then answer calls until it is told to end."""
-    # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal, and SIGTERM, as `timeout` and Slurm send it, every one of a group: the
+    # trainer saves and then ends these.
+    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number_of_signal, signal.SIG_IGN)
     end_with_parent()
     settle(settings)
     worker, failure = tried(number, make, arguments)

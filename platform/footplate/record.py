@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from footplate.checkpoint import CheckpointStore
-from footplate.errors import FootplateError, TrainingError
+from footplate.errors import FootplateError
 from footplate.faults import LostWorkerError
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, stop_reason
 from footplate.job import Job
 from footplate.ledger import Ledger
 from footplate.step import Activity, Part, Step
@@ -26,14 +26,15 @@ class Record:
     """A context manager that holds the run folder's lock, its trackers and its checkpoint store.
 
     Whatever is logged to the logger `footplate` while it is open (`logging.getLogger("footplate").info(...)`) goes to
-    log.txt and to the screen.
+    log.txt and to the screen. `best` is the best score of the updates before.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger) -> None:
+    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger, best: float | None = None) -> None:
         self._job = job
         self._folder = folder
         self._ledger = ledger
         self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
+        self._note_best(best)
         self._status_written = 0.0
         self._looked_for_stop = -math.inf
         self._said_that_the_status_fails = False
@@ -59,6 +60,8 @@ class Record:
             higher_is_better=higher,
             companions=(self._folder.metrics,),
         )
+        if self._ledger.update > 0:  # who begins anew in a folder that has checkpoints may not have meant to
+            self._store.forget_after(self._ledger.update)
         self._store.sweep()
         self._write_status()
         return self
@@ -72,10 +75,10 @@ class Record:
             self._outcome = "killed"
         elif error is not None:
             self._fail(error)
-        unsaved = self._finish_saving()
-        if unsaved is not None and error is None:
-            self._fail(unsaved)
         try:
+            unsaved = self._finish_saving()
+            if unsaved is not None and error is None:
+                self._fail(unsaved)
             self._write_status(state=self._outcome, activity=None)
             self._tracker.close(self._outcome)
         finally:
@@ -95,11 +98,11 @@ class Record:
             else:
                 traceback.print_exception(error, file=log)
 
-    def _finish_saving(self) -> TrainingError | None:
-        """Wait for the last checkpoint; the error of a run that ends without it. It was reported where it failed."""
+    def _finish_saving(self) -> Exception | None:
+        """Wait for the last checkpoint; the error, whatever it is, of a run that ends without it."""
         try:
             self._store.close()
-        except TrainingError as unsaved:
+        except Exception as unsaved:
             return unsaved
         return None
 
@@ -121,13 +124,16 @@ class Record:
 
         `best` is the best score so far, `used` what each rank takes of its machine.
         """
-        if self._job.best is not None and best is not None:
-            self._status["best"] = {"metric": self._job.best.metric, "value": best}
+        self._note_best(best)
         system = {f"system/{rank}/{name}": value for rank, each in enumerate(used) for name, value in each.items()}
         self._tracker.row(self._ledger.row() | system)
         if step.media:
             self._tracker.media(step.update, step.media)
         self._write_status_sometimes(None)
+
+    def _note_best(self, best: float | None) -> None:
+        if self._job.best is not None and best is not None:
+            self._status["best"] = {"metric": self._job.best.metric, "value": best}
 
     def save(self, step: Step, own: Mapping[str, Part], score: float | None) -> None:
         """Save the step's parts and `drive`'s own."""
@@ -136,10 +142,11 @@ class Record:
 
     def say_that_the_best_is_missing(self, step: Step) -> None:
         """Warn, once, of an evaluation without the metric that the job watches: no checkpoint will be the best."""
-        if self._job.best is not None and not self._said_that_the_best_is_missing:
+        best = self._job.best
+        if best is not None and best.metric not in step.metrics and not self._said_that_the_best_is_missing:
             self._said_that_the_best_is_missing = True
             there = ", ".join(sorted(name for name in step.metrics if name.startswith("eval/")))
-            self._tracker.message(f"best.metric: {self._job.best.metric} is not among what was evaluated: {there}")
+            self._tracker.message(f"best.metric: {best.metric} is not among what was evaluated: {there}")
 
     def stop_requested(self) -> str | None:
         """The reason in the run folder's `stop` file, which whoever launched the run may write."""
@@ -147,10 +154,7 @@ class Record:
         if now - self._looked_for_stop < SECONDS_BETWEEN_LOOKS:
             return None
         self._looked_for_stop = now
-        try:
-            return self._folder.stop.read_text().strip() or "asked to stop"
-        except OSError:
-            return None
+        return stop_reason(self._folder.stop)
 
     def stopping(self, reason: str, *, saved: bool = True) -> None:
         """Note why the run ends before its last update, and where it will go on if it could not be saved here."""

@@ -20,9 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from footplate.checkpoint import ELSEWHERE, MANIFEST
+from footplate.checkpoint import ELSEWHERE, MANIFEST, check_names
 from footplate.errors import CheckpointError, FootplateError, TrainingError
 from footplate.folder import LEASE, ORIGIN, RunFolder
+from footplate.interrupts import say_if_heard
 from footplate.lease import STOP, Lease, first_lease, newest_lease
 from footplate.mirror import Mirror
 from footplate.pieces import read_pieces
@@ -34,8 +35,9 @@ from footplate.upload import GROWING
 SMALL = ("job.yaml", "status.json", "wandb.json")
 SECONDS_BETWEEN_REFRESHES = 2.0
 SECONDS_BETWEEN_TRIES = 0.02
-KEPT = ("data",)
-"""What a folder keeps when another machine has gone on with the run: it is checked against the recipe anyway."""
+KEPT = ("data", "stop")
+"""What a folder keeps when another machine has gone on with the run: `data`, which is checked against the recipe
+anyway, and a request to stop that comes meanwhile."""
 
 
 def create(runs: str, name: str) -> RunFolder | None:
@@ -105,7 +107,7 @@ def kept_fresh(url: str) -> Iterator[Callable[[], None]]:
     storage, over = Storage(url), threading.Event()
 
     def refresh() -> None:
-        with suppress(StorageError):
+        with suppress(FootplateError):  # a full cache is no more the run's end than a storage that is silent
             _refreshed(storage)
 
     def keep() -> None:
@@ -128,7 +130,7 @@ def kept_fresh(url: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def trained_here(
-    url: str, say: Callable[[str], None] = print, *, shared: bool = False, patience_seconds: float = 0.0
+    url: str, say: Callable[[str], None] = say_if_heard, *, shared: bool = False, patience_seconds: float = 0.0
 ) -> Iterator[RunFolder]:
     """The folder in which this process may train the run, as the run is now; it is mirrored, and up at the end.
 
@@ -144,14 +146,16 @@ def trained_here(
     with _alone(place, patience_seconds):
         lease = Lease(storage, _session(place))
         goes_on = lease.take(say)
+        folder = RunFolder(place)
         try:
-            if not goes_on:
-                with _cache_explained(place):
+            with _cache_explained(place):
+                folder.stop.unlink(missing_ok=True)  # of an earlier day
+                lease.keep(
+                    lambda reason: _write(folder.stop, reason.encode())
+                )  # fetching may take longer than it lasts
+                if not goes_on:
                     _fetch(storage, place, lease.session)
-            folder = RunFolder(place)
-            lease.keep(
-                lambda reason: _write(folder.stop, reason.encode())
-            )  # what follows may take longer than it lasts
+            lease.require()
             mirror = Mirror(folder, storage, lease)
             if shared and goes_on:
                 mirror.bring_up()
@@ -211,6 +215,7 @@ def bring_down(place: Path) -> None:
         try:
             storage = Storage((place / ELSEWHERE).read_text())
             manifest = json.loads((place / MANIFEST).read_text())
+            check_names(manifest)
             wanted = [(place / name, entry["sha256"]) for name, entry in manifest["files"].items()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # another process has brought them, or the manifest is damaged, which who reads it says
@@ -266,7 +271,7 @@ def _fetch(storage: Storage, place: Path, session: str) -> None:
     (place / ORIGIN).unlink(missing_ok=True)
     for path in place.iterdir() if place.exists() else ():
         if path.name not in KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not _fetch_small(storage, place):
         raise FootplateError(f"{storage.url}: there is no run; `footplate runs` lists what there is")
     _fetch_checkpoints(storage, place)

@@ -13,7 +13,7 @@ from rich.text import Text
 from footplate.checkpoint import CheckpointStore
 from footplate.document import read_document
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder
+from footplate.folder import RunFolder, relative
 from footplate.tracking.metrics_file import read_rows
 from footplate.tracking.progress import duration, number
 
@@ -47,7 +47,7 @@ def show(folder: RunFolder, output: Path | None = None) -> Path:
         raise FootplateError(
             f"{output}: cannot be written ({error.strerror}); choose another path with --output"
         ) from error
-    _print(("run", folder.name), [*facts, ("curves", _short(output))])
+    _print(("run", folder.name), [*facts, ("curves", str(relative(output)))])
     _print(("metric", "last", "lowest", "at", "highest", "at"), metrics_table(rows))
     return output
 
@@ -71,7 +71,7 @@ def summary(
     saved = CheckpointStore(folder.checkpoints, print).updates()
     facts.append(("checkpoints", ", ".join(f"{update:,}" for update in saved) or "none"))
     size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
-    facts.append(("run folder", folder.url or f"{_short(folder.path)} ({_megabytes(size)})"))
+    facts.append(("run folder", folder.url or f"{relative(folder.path)} ({_megabytes(size)})"))
     return [(what, how) for what, how in facts if how]
 
 
@@ -93,16 +93,12 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for position, column in enumerate(columns):
         table.add_column(
-            column, no_wrap=True, overflow="crop", justify="right" if position and len(columns) > 2 else "left"
+            Text(column), no_wrap=True, overflow="crop", justify="right" if position and len(columns) > 2 else "left"
         )
     for row in rows:
         table.add_row(*map(Text, row))
     needed = sum(max(len(row[column]) for row in [columns, *rows]) + 3 for column in range(len(columns)))
     Console(width=max(Console().width, needed)).print(table)
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _point(point: tuple[float, int] | None) -> tuple[str, str]:

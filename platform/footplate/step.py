@@ -47,7 +47,7 @@ def metric_value(metric: Metric) -> float | None:
     """A metric as a number, read from its device; None for the mean over nothing."""
     if isinstance(metric, Mean):
         return float(metric.total) / float(metric.count) if float(metric.count) else None
-    return metric.value if isinstance(metric, Latest) else float(metric)
+    return float(metric.value if isinstance(metric, Latest) else metric)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,10 @@ class Storage:
             beside.unlink(missing_ok=True)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """The names of all objects below a folder, however deep, with their bytes."""
+        """The names of all objects below a folder, however deep, with their bytes.
+
+        An object may be called `../x`, which as a path on a disk would lead out of the run: such a one is passed over.
+        """
         with self._explained(folder):
             self._files.invalidate_cache()
             try:
@@ -132,7 +135,8 @@ class Storage:
             except FileNotFoundError:
                 return {}
         sizes = {self._name(path): int(entry["size"] or 0) for path, entry in found.items()}
-        return {name: size for name, size in sizes.items() if not name.rpartition("/")[2].startswith(".")}
+        hidden = {name for name in sizes if name.rpartition("/")[2].startswith(".") or ".." in name.split("/")}
+        return {name: size for name, size in sizes.items() if name not in hidden}
 
     def names(self) -> list[str]:
         """What lies directly below the URL."""

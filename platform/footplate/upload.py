@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from footplate.checkpoint import ELSEWHERE, MANIFEST, CheckpointStore
+from footplate.checkpoint import ELSEWHERE, MANIFEST, CheckpointStore, check_names
 from footplate.folder import RunFolder
 from footplate.pieces import Pieces
 from footplate.segments import FOLDER as SEGMENTS
@@ -86,6 +86,7 @@ class Upload:
         held.mkdir(parents=True)
         try:
             listed = json.loads(manifest)
+            check_names(listed)
             files = {f"{name}/{file}": place / file for file in listed["files"]}
             shared = {
                 f"checkpoints/{SEGMENTS}/{each}": place.parent / SEGMENTS / each for each in listed.get("segments", {})
@@ -109,19 +110,30 @@ class Upload:
         return True
 
     def _delete_checkpoints(self) -> None:
-        """Delete what the folder has deleted, but never the newest, and what a killed upload has left."""
-        there = {*self._store.updates(), self.newest}
-        if not self._manifests or not self._store.updates():
+        """Delete what the folder has deleted, but never the newest, and what a killed upload has left.
+
+        The newest is none of those beyond the folder's own: a run that went on from before them makes them again.
+        """
+        here = self._store.updates()
+        if not self._manifests or not here:
             return
+        there = {*here, max((update for update in self._manifests if update <= here[-1]), default=None)}
         for update in sorted({*self._manifests} - there):
             self._delete(f"checkpoints/{update:06d}/{MANIFEST}")
             del self._manifests[update]
-        listed = {name for manifest in self._manifests.values() for name in json.loads(manifest).get("segments", {})}
+        listed = self._listed()
         wanted = {f"{update:06d}" for update in self._manifests}
         for name in [name for name in self._names() if name.startswith("checkpoints/")]:
             _, folder, file = name.split("/", 2)
-            if file not in listed if folder == SEGMENTS else folder not in wanted:
+            if listed is not None and file not in listed if folder == SEGMENTS else folder not in wanted:
                 self._delete(name)
+
+    def _listed(self) -> set[str] | None:
+        """The segments of all checkpoints that are up; None where one does not say which are its own."""
+        try:
+            return {name for content in self._manifests.values() for name in json.loads(content).get("segments", {})}
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return None
 
     def _bring_up_files(self) -> None:
         for path in sorted(self._folder.path.iterdir()):

@@ -19,6 +19,7 @@ from footplate_cluster.connection import connected
             "--address http://head:8265: that is the address of Ray's dashboard; to train give host:6379 or auto, "
             "to send the job there use `footplate submit`",
         ),
+        ("head:99999", "--address head:99999: is no address of a cluster; give host:6379, auto or local"),
         ("nonsense", "--address nonsense: is no address of a cluster; give host:6379, auto or local"),
         (
             "127.0.0.1:1",

@@ -29,7 +29,7 @@ class Counter:
         return self.value
 
     def settings(self) -> tuple[int, bool, bool]:
-        ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ignores = all(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM))
         return torch.get_num_threads(), torch.is_anomaly_enabled(), ignores
 
     def process(self) -> int:

@@ -3,16 +3,19 @@
 import json
 import os
 import pickle
+import re
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from footplate.checkpoint import Checkpoint, CheckpointStore, seal
-from footplate.errors import CheckpointError
+from footplate.errors import CheckpointError, TrainingError
 
 
 class Tied(nn.Module):
@@ -309,3 +312,40 @@ def test_a_damaged_best_checkpoint_is_reported_too(tmp_path: Path) -> None:
     assert best is not None
     assert best.update == 1
     assert reports[0].endswith("trying the next best")
+
+
+class Anything(Number):
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+
+def test_every_kind_of_plain_value_comes_back_as_it_was(tmp_path: Path) -> None:
+    value = {
+        1: [None, True, 2, 0.5, 1j, "text", b"bytes", bytearray(b"more"), {1, "a"}, {(1, 2): 3.0}],
+        "torch": (torch.float16, torch.device("cpu"), torch.arange(3)),
+    }
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"anything": Anything(value)})
+    store.close()
+    restored = store.at(1).load_state("anything")["value"]
+    assert restored[1] == value[1]
+    assert restored["torch"][:2] == value["torch"][:2]
+    assert torch.equal(restored["torch"][2], torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.float64(1.5), [np.int64(1)], {np.int64(1): 2}, {(1, np.int64(1)): 2}, {np.str_("a")}, Path(), np.zeros(1),
+     frozenset({1}), deque([1])],
+    ids=lambda value: repr(value),
+)  # fmt: skip
+def test_what_could_be_written_but_not_read_back_is_refused_when_it_is_saved(tmp_path: Path, value: Any) -> None:
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(TrainingError) as raised:
+        store.save(1, {"anything": Anything(value)})
+    assert re.fullmatch(
+        r"anything: its state holds a \w+, which cannot be read back; make it a plain number or a tensor",
+        str(raised.value),
+    )
+    store.close()
+    assert store.updates() == []

@@ -4,19 +4,20 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from footplate.checkpoint import CheckpointStore
+from footplate.drive import drive
 from footplate.errors import FootplateError
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run
 from footplate.job import Job, load_job
 from footplate.launch import find_launcher, launch
-from footplate.step import Step
+from footplate.step import Mean, Step
 from footplate.tracking.metrics_file import MEASURED
 
 LINE_TASK = Path(__file__).with_name("line_task.py")
@@ -157,6 +158,28 @@ def test_a_stop_where_nothing_can_be_saved_says_where_the_run_will_go_on(
     )
 
 
+@pytest.mark.usefixtures("looking_each_time")
+def test_a_stop_that_is_asked_for_during_the_last_update_leaves_a_finished_run(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    for step in run(job, local_context(job, folder.path)):
+        if step.update == 19:
+            folder.stop.write_text("the operator said so")
+    status = folder.read_status()
+    assert (status["state"], status["update"], status.get("reason")) == ("finished", 20, None)
+    assert CheckpointStore(folder.checkpoints).updates()[-1] == 20
+
+
+def test_a_resumed_run_knows_its_best_score_from_the_start(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 7)
+    best = folder.read_status()["best"]
+    for _ in run(job, local_context(job, folder.path, CheckpointStore(folder.checkpoints).newest())):
+        assert folder.read_status()["best"] == best
+        break
+
+
 def test_a_run_that_was_killed_between_its_target_and_its_end_makes_no_update_more(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +201,22 @@ def test_what_a_killed_process_was_about_to_put_in_its_place_is_swept(recipe: Pa
     (folder.path / ".data-abc" / "source.tokens").write_bytes(b"half")
     launch(job, folder)
     assert list(folder.path.glob(".*")) == []
+
+
+def test_a_run_whose_hours_are_over_makes_no_update_more(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["stop.hours=1e-9"])
+    folder = folder_of(tmp_path, job, "run")
+    launch(job, folder)
+    before = folder.read_status()
+    assert (before["state"], before["reason"]) == ("stopped", "1e-09 hours of training are over")
+    launch(job, folder)
+    after = folder.read_status()
+    assert [after[name] for name in ("state", "reason", "update")] == [
+        before[name] for name in ("state", "reason", "update")
+    ]
+    job = load_job(recipe)
+    launch(job, folder)
+    assert folder.read_status()["state"] == "finished"
 
 
 def test_a_target_ends_the_run_as_finished(recipe: Path, tmp_path: Path) -> None:
@@ -221,6 +260,27 @@ def test_damaged_checkpoints_are_passed_over_and_the_end_is_the_same(recipe: Pat
     assert rows(resumed) == rows(through)
 
 
+def test_checkpoints_that_were_passed_over_are_forgotten_before_the_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["save.keep_last=3", "save.every_updates=5"])
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 17)
+    for damaged in ("000010", "000015"):
+        (folder.checkpoints / damaged / "update.pt").write_bytes(b"")
+    steps_until(job, folder, 7)
+    assert CheckpointStore(folder.checkpoints).updates() == [5]
+    launch(job, folder)
+    assert CheckpointStore(folder.checkpoints).updates() == [10, 15, 20]
+
+
+def test_a_run_that_begins_anew_in_a_folder_leaves_the_checkpoints_there(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["save.keep_last=9"])
+    folder = folder_of(tmp_path, job, "run")
+    steps_until(job, folder, 12)
+    for _ in run(job, local_context(job, folder.path)):
+        break
+    assert CheckpointStore(folder.checkpoints).updates() == [5, 10]
+
+
 def test_what_is_logged_reaches_the_log_file(recipe: Path, tmp_path: Path) -> None:
     job = load_job(recipe)
     folder = folder_of(tmp_path, job, "run")
@@ -252,6 +312,16 @@ def test_a_best_metric_that_no_evaluation_has_is_said_once(recipe: Path, tmp_pat
     said = [line for line in folder.log.read_text().splitlines() if "best.metric" in line]
     assert len(said) == 1
     assert said[0].endswith("best.metric: eval/eror is not among what was evaluated: eval/error")
+
+
+def test_a_best_metric_that_is_a_mean_over_nothing_is_not_said_to_be_missing(recipe: Path, tmp_path: Path) -> None:
+    def steps() -> Generator[Step, None, None]:
+        yield Step(20, {"eval/error": Mean(0.0, 0.0)})
+
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    list(drive(steps(), job, local_context(job, folder.path)))
+    assert "best.metric" not in folder.log.read_text()
 
 
 def test_a_precision_that_only_a_gpu_has_is_said_where_there_is_none(recipe: Path, tmp_path: Path) -> None:

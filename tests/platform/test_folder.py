@@ -1,12 +1,15 @@
 """Run folders: their names, their lock, and what their status says."""
 
+import errno
+import fcntl
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
 
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder, create_run, open_run
+from footplate.folder import RunFolder, create_run, open_run, stop_reason
 
 
 def test_without_a_name_runs_are_numbered_after_their_recipe(tmp_path: Path) -> None:
@@ -64,6 +67,25 @@ def test_a_status_that_says_running_while_nobody_holds_the_lock_is_a_killed_run(
     assert folder.read_status() == {"state": "killed", "update": 3}
 
 
+def test_a_failure_that_somebody_else_writes_leaves_how_far_the_run_had_come(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    best = {"metric": "eval/loss", "value": 0.5}
+    folder.write_status({"state": "failed", "error": "an earlier one", "update": 40, "updates": 50, "best": best})
+    folder.write_failure("its process died")
+    status = folder.read_status()
+    assert (status["state"], status["error"]) == ("failed", "its process died")
+    assert (status["update"], status["updates"], status["best"]) == (40, 50, best)
+
+
+def test_a_request_to_stop_without_a_reason_is_one_too(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    assert stop_reason(folder.stop) is None
+    folder.stop.write_text("")
+    assert stop_reason(folder.stop) == "asked to stop"
+    folder.ask_to_stop("enough\n")
+    assert stop_reason(folder.stop) == "enough"
+
+
 def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
     with RunFolder(path).lock():
         held.set()
@@ -85,6 +107,33 @@ def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
     finally:
         release.set()
         other.join()
+
+
+def test_whoever_looks_whether_a_run_is_locked_does_not_keep_it_from_being_trained(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, "mine", "copy")
+    with (folder.path / "lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        over = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        over.start()
+        with folder.lock():
+            pass
+        over.join()
+
+
+def test_a_disk_without_locks_is_named_and_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    folder = create_run(tmp_path, "mine", "copy")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(FootplateError) as raised, folder.lock():
+        pass
+    assert str(raised.value) == (
+        f"{folder.path}: cannot be locked (No locks available); put it on a disk that has locks"
+    )
+    assert not folder.is_locked()
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from footplate.checkpoint import seal
+from footplate.checkpoint import ELSEWHERE, Checkpoint, seal
 from footplate.errors import CheckpointError, FootplateError
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
+from footplate.storage import Storage
 
 PLAIN = ("drive.pt", "order.pt", "update.pt", "vocabulary.pt")
 
@@ -99,3 +100,38 @@ def test_a_vocabulary_that_is_none_is_refused_in_one_line(folder: RunFolder, sta
         launch(load_job(folder.job), folder)
     assert str(raised.value).startswith(f"{folder.checkpoints / '000002'}: vocabulary: does not fit this job (")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../../precious", "..", ".", "", "a/b", "/precious", "nothing\0"])
+@pytest.mark.parametrize("kind", ["files", "segments"])
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_manifest_that_lists_what_lies_elsewhere_is_damaged_and_nothing_there_is_touched(
+    tmp_path: Path, name: str, kind: str, is_elsewhere: bool
+) -> None:
+    precious, place = tmp_path / "run" / "precious", tmp_path / "run" / "checkpoints" / "000002"
+    place.mkdir(parents=True)
+    precious.write_text("mine")
+    theirs = tmp_path / "bucket" / "checkpoints" / "000002"
+    theirs.mkdir(parents=True)
+    (theirs.parent.parent / "precious").write_text("theirs")
+    sha256 = hashlib.sha256(b"theirs").hexdigest()
+    manifest: dict[str, Any] = {"format": 1, "update": 2, "files": {}}
+    manifest[kind] = {name: {"bytes": 6, "sha256": sha256} if kind == "files" else 6}
+    manifest["seal"] = seal(manifest)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    if is_elsewhere:
+        (place / ELSEWHERE).write_text(f"file://{theirs}")
+    with pytest.raises(CheckpointError) as raised:
+        Checkpoint(place).manifest  # noqa: B018 - reading it verifies every file
+    assert str(raised.value) == (
+        f"{place / 'manifest.json'}: the manifest is missing or damaged; this checkpoint cannot be used"
+    )
+    assert precious.read_text() == "mine"
+
+
+def test_an_object_whose_name_leads_out_of_its_folder_is_passed_over() -> None:
+    storage = Storage("memory://hostile/run")
+    for name in ("evaluations/best/scores.json", "evaluations/../../../bashrc", "evaluations/.."):
+        storage.write(name, b"x")
+    assert storage.sizes() == {"evaluations/best/scores.json": 1}
+    storage.delete(["evaluations/best/scores.json"])

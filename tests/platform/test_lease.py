@@ -142,6 +142,17 @@ def test_a_holder_that_cannot_renew_may_not_write_until_it_can(storage: Storage)
     first.release()
 
 
+def test_whoever_has_let_go_may_not_write_any_more(storage: Storage) -> None:
+    first = Lease(storage, None)
+    first.take(print)
+    first.keep(print)
+    first.require()
+    first.release()
+    with pytest.raises(StorageError) as raised:
+        first.require()
+    assert str(raised.value) == f"{URL}: this process has let go of the run; resume it to bring up the rest"
+
+
 def test_whoever_trains_is_told_to_stop(storage: Storage) -> None:
     first, told = Lease(storage, None), []
     storage.write(STOP, b"of an earlier day")
@@ -155,6 +166,7 @@ def test_whoever_trains_is_told_to_stop(storage: Storage) -> None:
     assert told[0] == "enough"
 
 
-def test_a_lease_that_is_half_written_is_held(storage: Storage) -> None:
-    storage.write("lease/000003.json", json.dumps({"state": "released"}).encode()[:7])
+@pytest.mark.parametrize("length", [0, 7])
+def test_a_lease_that_is_half_written_is_held(storage: Storage, length: int) -> None:
+    storage.write("lease/000003.json", json.dumps({"state": "released"}).encode()[:length])
     assert newest_lease(storage) == (3, {"state": "held", "host": "another machine"})

@@ -77,7 +77,7 @@ def test_elsewhere_it_is_one_line_that_says_who_what_and_where() -> None:
 
 
 @pytest.mark.slow
-def test_processes_have_one_thread_the_same_switches_and_no_ear_for_ctrl_c() -> None:
+def test_processes_have_one_thread_the_same_switches_and_no_ear_for_ctrl_c_or_sigterm() -> None:
     with torch.autograd.set_detect_anomaly(True), closing(Context().pool(Counter, [(0,)], processes=True)) as pool:
         assert pool.submit(0, "settings").result() == (1, True, True)
         assert pool.submit(0, "process").result() != os.getpid()
@@ -94,7 +94,7 @@ def test_a_pool_that_is_closed_closes_its_workers_and_does_not_wait_for_one_at_w
     pids.append(busy.submit(0, "process").result())
     napping = busy.submit(0, "nap", 600)
     busy.close()
-    assert "its process died (SIGTERM)" in str(napping.exception())
+    assert "its process died (SIGKILL)" in str(napping.exception())
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
@@ -126,6 +126,24 @@ def test_workers_end_with_a_parent_that_is_killed_even_in_the_middle_of_a_call(t
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+LEFT_OPEN = """
+from pool_workers import Counter
+from footplate.context import Context
+if __name__ == "__main__":
+    pool = Context().pool(Counter, [(0,), (1,)], processes=True)
+    print(pool.submit(0, "add", 7).result(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_an_interpreter_that_ends_without_closing_its_pool_does_not_wait_for_it(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(LEFT_OPEN)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "7\n")
 
 
 def is_alive(pid: int) -> bool:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from kills import check_equal
 
-from footplate import lease, mirror
+from footplate import lease, mirror, remote
 from footplate.checkpoint import CheckpointStore
 from footplate.errors import FootplateError, TrainingError
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run, open_run
 from footplate.job import Job, load_job
-from footplate.launch import launch, newest_checkpoint, trained_here
+from footplate.launch import kept_fresh, launch, newest_checkpoint, trained_here
 from footplate.runs import list_runs
 from footplate.storage import Storage
 
@@ -104,6 +104,26 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(
     launch(job, open_run(URL, ""))
     elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "reader"))
     check_equal(through, open_run(URL, ""))
+
+
+def test_a_lease_is_kept_while_the_run_is_fetched_and_a_request_to_stop_is_heard(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created(job)
+    fetch_checkpoints = remote._fetch_checkpoints
+
+    def slowly(storage: Storage, place: Path) -> None:
+        remote.ask_to_stop(URL, "enough")
+        end = time.monotonic() + 60
+        while not (place / "stop").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        fetch_checkpoints(storage, place)
+
+    monkeypatch.setattr(remote, "_fetch_checkpoints", slowly)
+    with remote.trained_here(URL) as folder:
+        assert lease.newest_lease(Storage(URL))[1]["beats"] > 0
+        assert folder.stop.read_text() == "enough"
+        assert folder.url == URL
 
 
 def test_two_machines_never_train_one_run(job: Job, elsewhere: pytest.MonkeyPatch, machines: Path) -> None:
@@ -249,11 +269,19 @@ def test_a_cache_that_cannot_be_written_is_one_line(job: Job, elsewhere: pytest.
     )
 
 
+def test_a_cache_that_fails_while_a_run_is_followed_does_not_end_that(
+    job: Job, elsewhere: pytest.MonkeyPatch, machines: Path
+) -> None:
+    folder = created(job)
+    (machines / "file").write_text("")
+    with kept_fresh(folder) as refresh:
+        elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "file"))
+        refresh()
+
+
 def test_a_helper_elsewhere_has_the_checkpoints_and_one_here_the_same_folder(
     job: Job, elsewhere: pytest.MonkeyPatch, machines: Path
 ) -> None:
-    from footplate import remote
-
     created(job)
     cut(job, 13)
     with remote.trained_here(URL, shared=True) as here:

@@ -169,3 +169,24 @@ def test_a_third_ctrl_c_leaves_at_once_what_does_not_end(tmp_path: Path) -> None
             process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert "Traceback" not in output.read_text()
+
+
+UNHEARD = """
+import os, signal
+from footplate.interrupts import say_if_heard, stop_on_signals
+
+with stop_on_signals() as stop_requested:
+    os.kill(os.getpid(), signal.SIGINT)
+    say_if_heard("the rest of the run is going up")
+    os._exit(7 if stop_requested() == "Ctrl-C" else 1)
+"""
+
+
+def test_a_ctrl_c_that_nobody_reads_saves_and_ends_all_the_same() -> None:
+    # As with `2>&1 | tee log`: the same Ctrl-C ends tee first.
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert subprocess.run([sys.executable, "-c", UNHEARD], stdout=write, stderr=write).returncode == 7
+    finally:
+        os.close(write)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from kills import check_equal
 
 from footplate.checkpoint import CheckpointStore
@@ -290,6 +291,24 @@ def test_a_checkpoint_folder_that_cannot_be_written_ends_the_run_with_nothing_lo
     )
     launch(job, folder)
     check_equal(through, folder)
+
+
+def test_a_run_whose_end_cannot_be_saved_for_whatever_reason_says_that_it_failed_and_lets_go(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(state: object, file: object) -> None:
+        raise ValueError("the writer broke")
+
+    job = job.model_copy(update={"save": job.save.model_copy(update={"every_updates": job.updates})})
+    folder = create_run(tmp_path, "run", "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(ValueError, match="the writer broke"):
+            launch(job, folder)
+    status = folder.read_status()
+    assert (status["state"], status["error"]) == ("failed", "ValueError: the writer broke")
+    assert "the writer broke" in folder.log.read_text()
+    assert not folder.is_locked()
 
 
 def test_a_status_that_cannot_be_written_is_said_once_and_training_goes_on(tmp_path: Path, job: Job) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -138,3 +139,22 @@ def test_a_folder_that_is_not_there_ends_the_run_with_one_line(tmp_path: Path) -
         f"mend that, then `footplate resume {tmp_path}/gone`"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_cut_back_is_on_the_disk_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 5))
+    monkeypatch.setattr(os, "fsync", noted)
+    file = MetricsFile(path)
+    file.truncate_after(2)
+    file.close("finished")
+    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]

@@ -4,7 +4,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,24 @@ def test_what_is_up_is_not_brought_up_again(tmp_path: Path, storage: Storage) ->
     assert len([name for name in ShakyFileSystem.uploads if "segments" in name]) == 1  # the other is shared
 
 
+def test_what_is_up_beyond_the_checkpoint_that_a_run_went_on_from_is_deleted(tmp_path: Path, storage: Storage) -> None:
+    run = Run(tmp_path / "run")
+    for update in (1, 2, 3):
+        run.train(update)
+    (run.folder.checkpoints / "000003" / "manifest.json").write_text("damaged")
+    storage.write("checkpoints/000003/manifest.json", b"damaged")
+    storage.write("checkpoints/000003/model", b"damaged")
+    Upload(run.folder, storage).bring_up()
+    run.store.forget_after(2)
+    run.cut_to(2)
+    Upload(run.folder, storage).bring_up()
+    assert check_what_a_reader_finds(storage) == 2
+    assert not any("000003" in name for name in storage.sizes())
+    run.train(3)
+    Upload(run.folder, storage).bring_up()
+    assert check_what_a_reader_finds(storage) == 3
+
+
 def test_what_means_nothing_elsewhere_stays(tmp_path: Path, storage: Storage) -> None:
     run = Run(tmp_path / "run")
     for name in ("data/corpus.json", "wandb/x", "ray/x", ".hidden", "stop", "lock", "videos/a.mp4", "wandb.json"):
@@ -214,3 +233,24 @@ def test_pieces_joined_are_the_file_whatever_was_written_cut_and_interrupted(act
         up.bring_up()
         assert joined(storage, "metrics") == b"".join(lines)
         assert all(size < 200 for size in storage.sizes("metrics").values())
+
+
+class ReplacedOnce(PosixPath):
+    """A file that is replaced as soon as it has been opened."""
+
+    def open(self, *arguments: Any, **named: Any) -> IO[Any]:  # type: ignore[override]
+        file = super().open(*arguments, **named)
+        newer = self.with_name("newer")
+        if newer.exists():
+            newer.replace(self)
+        return file
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_known_to_be_another(tmp_path: Path, storage: Storage) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(row(1) + row(2))
+    (tmp_path / "newer").write_bytes(row(1) + row(2, 7))
+    uploaded = Pieces(storage, "metrics", ReplacedOnce(path))
+    uploaded.bring_up()
+    uploaded.bring_up()
+    assert joined(storage, "metrics") == path.read_bytes()

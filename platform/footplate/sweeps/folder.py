@@ -106,10 +106,7 @@ class SweepFolder:
 
     def give_up(self, trial: Trial) -> None:
         """Mark a trial as failed whose processes died again and again."""
-        folder = self.folder(trial)
-        status = folder.read_status()
-        problem = "its worker process died again and again, such as for want of memory"
-        folder.write_status({**status, "state": "failed", "error": problem})
+        self.folder(trial).write_failure("its worker process died again and again, such as for want of memory")
 
     def standings(self) -> list[Standing]:
         """How each trial stands, in order of their numbers."""

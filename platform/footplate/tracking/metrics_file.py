@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from footplate.errors import FootplateError, TrainingError
+from footplate.segments import fsync
 from footplate.step import Activity, Medium
 
 MEASURED = ("speed/", "time/", "system/")
@@ -38,6 +39,7 @@ class MetricsFile:
                 os.fsync(file.fileno())
             self._file.close()
             beside.replace(self._path)
+            fsync(self._path.parent)
         except OSError as error:
             raise self._unwritable(error) from error
         self._open()
