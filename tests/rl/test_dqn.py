@@ -83,11 +83,12 @@ def test_epsilon_falls_by_frames_from_where_learning_starts() -> None:
 
 @pytest.mark.parametrize("kind", ["uniform", "proportional", "rank"])
 @pytest.mark.parametrize("target", [{"kind": "hard", "every_updates": 5}, {"kind": "soft", "rate": 0.1}])
+@pytest.mark.parametrize("transitions", [32, 60])
 def test_a_run_resumed_where_environments_start_anew_ends_with_the_same_bytes(
-    kind: str, target: dict[str, Any], tmp_path: Path
+    kind: str, target: dict[str, Any], transitions: int, tmp_path: Path
 ) -> None:
-    """The ring has wrapped around by then; the rewards are small enough for priorities to differ."""
-    replay = {"kind": kind, "transitions": 60}
+    """The ring has wrapped around by then; of 32 rows the topmost can't be drawn at a save."""
+    replay = {"kind": kind, "transitions": transitions}
     config = config_of(replay=replay, target=target, n_step=3, double=True, dueling=True)
     store = CheckpointStore(tmp_path, keep_last=9)
     straight: list[Step] = []
