@@ -89,7 +89,8 @@ class Config(Section):
     optimizer: Optimizer = Adam(kind="adam", learning_rate=0.00025, epsilon=1e-5)
     """What makes the gradient steps."""
     schedule: Schedule = Linear(kind="linear")
-    """What becomes of the learning rate, gradient step by gradient step; a plateau watches `eval/return`."""
+    """What becomes of the learning rate, gradient step by gradient step; its keys count updates all the same. A plateau
+    watches `eval/return`."""
     update: UpdateConfig = UpdateConfig(clip_norm=0.5)
     """How gradients become a step."""
     evaluate: Evaluation = Evaluation(every_updates=1_000, episodes=30, environments=15)
@@ -112,6 +113,12 @@ class Config(Section):
     def gradient_steps(self) -> int:
         """How many steps of the optimizer an update has, where nothing stops it."""
         return self.epochs * self.minibatches
+
+    @property
+    def schedule_in_gradient_steps(self) -> Schedule:
+        """The schedule as the optimizer counts: what is told in updates of the run, in gradient steps."""
+        told = {key: getattr(self.schedule, key, None) for key in ("updates", "warmup_updates", "every_updates")}
+        return self.schedule.model_copy(update={key: n * self.gradient_steps for key, n in told.items() if n})
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Config":
@@ -190,7 +197,8 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         weights = ClippedWeights(config.clip_ratio, config.clip_values, config.value_weight, config.entropy_weight)
         loss = ClippedLoss(network, distribution, weights)
         horizon = config.updates * config.gradient_steps
-        update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=horizon)
+        schedule = config.schedule_in_gradient_steps
+        update = Update(loss, config.optimizer, schedule, config.update, context, updates=horizon)
         context.restore(model=network, update=update)
         number = update.number // config.gradient_steps
         actor.reset(number)
