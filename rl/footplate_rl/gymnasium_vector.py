@@ -82,9 +82,12 @@ class GymnasiumEnvironments:
         )
         self._require_finite("its observation", observations_NO)
         self._require_finite("its reward", rewards_N)
-        return self._autoreset.transitions(
-            observations_NO, rewards_N, terminated_N, truncated_N, information.get("final_obs")
-        )
+        # Under same step what an episode ended with comes apart, and only of those that ended.
+        finals_N = information.get("final_obs")
+        if finals_N is not None:
+            rows = zip(observations_NO, finals_N, strict=True)
+            self._require_finite("its observation", np.stack([shown if last is None else last for shown, last in rows]))
+        return self._autoreset.transitions(observations_NO, rewards_N, terminated_N, truncated_N, finals_N)
 
     def render(self) -> list[NDArray[np.uint8]]:
         return [np.asarray(frame, np.uint8) for frame in self._vector.render() or ()]
