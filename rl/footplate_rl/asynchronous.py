@@ -202,7 +202,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
 
     Yields what they report, in the order in which they finish; at the last report all rest. Each has the methods
     `reset(number)` and `learn(first, count)`. What they raise is raised here. The round of a worker that dies is made
-    anew, whatever it has pushed of it, by whoever is free.
+    anew, whatever it has pushed of it, by whoever is free; its successor begins with other seeds than those it died on.
     """
     left = deque(updates[first : first + size] for first in range(0, len(updates), size))
     at_work: dict[Future[Report | None], tuple[int, range | None]] = {}
@@ -219,7 +219,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
                 idle.append(worker)
             except WorkerDiedError as death:
                 replace(replacements, worker, death)
-                at_work[pool.submit(worker, "reset", updates.start)] = worker, None
+                at_work[pool.submit(worker, "reset", updates.start + replacements.count)] = worker, None
                 if numbers is not None:
                     left.appendleft(numbers)
             while left and idle:
