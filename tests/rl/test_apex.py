@@ -3,10 +3,11 @@
 import multiprocessing
 import socket
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from footplate.pool import Pool, ThisThread, WorkerDiedError
 from footplate.step import Latest, Mean, Step
 from footplate.update import Update
 from footplate_rl.apex import Config, actors, evaluate, train
+from footplate_rl.distributed import flow
 from footplate_rl.distributed.actor import Actor
 from footplate_rl.environments import make_environments
 from footplate_rl.exploration import Ladder
@@ -217,6 +219,33 @@ def test_the_limit_holds_learner_and_actors_in_step(batches_ahead: int) -> None:
     assert drawn == 8 * config.updates == 800
     assert -2 * 60 <= min(apart) < max(apart) <= 2 * 60
     assert played <= 460 + 60
+
+
+class Late(ThisThread):
+    """A pool whose first shard takes a moment to draw."""
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        future = super().submit(worker, method, *arguments)
+        if method != "draw" or worker > 3:
+            return future
+        late: Future[Any] = Future()
+        Timer(0.05, late.set_result, [future.result()]).start()
+        return late
+
+
+def test_a_learner_that_waits_for_one_shard_sleeps_although_the_other_one_has_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+
+    def counted(futures: Any, return_when: str) -> Any:
+        waits.append(len(futures))
+        return wait(futures, return_when=return_when)
+
+    monkeypatch.setattr(flow, "wait", counted)
+    steps = list(updates(config_of(), Context(pool=lambda *given, processes: Late(*given))))
+    assert [step.update for step in steps] == list(range(1, 25))
+    assert len(waits) < 200
 
 
 def test_weights_go_to_each_actor_with_its_next_rollout_and_only_when_they_are_new() -> None:
