@@ -221,12 +221,16 @@ def test_the_limit_holds_learner_and_actors_in_step(batches_ahead: int) -> None:
     assert played <= 460 + 60
 
 
-class Late(ThisThread):
-    """A pool whose first shard takes a moment to draw."""
+class Late(Watched):
+    """A pool of which these workers take a moment for what is named."""
+
+    def __init__(self, make: Any, arguments: Any, late: Sequence[tuple[str, int]]) -> None:
+        super().__init__(make, arguments)
+        self._late = late
 
     def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
         future = super().submit(worker, method, *arguments)
-        if method != "draw" or worker > 3:
+        if (method, worker) not in self._late:
             return future
         late: Future[Any] = Future()
         Timer(0.05, late.set_result, [future.result()]).start()
@@ -243,9 +247,23 @@ def test_a_learner_that_waits_for_one_shard_sleeps_although_the_other_one_has_dr
         return wait(futures, return_when=return_when)
 
     monkeypatch.setattr(flow, "wait", counted)
-    steps = list(updates(config_of(), Context(pool=lambda *given, processes: Late(*given))))
+    steps = list(updates(config_of(), Context(pool=lambda *given, processes: Late(*given, [("draw", 3)]))))
     assert [step.update for step in steps] == list(range(1, 25))
     assert len(waits) < 200
+
+
+def test_no_shard_is_learnt_from_before_all_together_hold_what_learning_starts_with() -> None:
+    """Actor 1 is slow, and so shard 0 has its share of 60 transitions while shard 1 has none."""
+    pools: list[Late] = []
+
+    def open_pool(make: Any, arguments: Any, *, processes: bool) -> Late:
+        pools.append(Late(make, arguments, [("play", 1)]))
+        return pools[-1]
+
+    list(updates(config_of(lead_rollouts=6), Context(pool=open_pool)))
+    before = pools[0].asked[: pools[0].asked.index(("draw", 3))]
+    assert before.count(("add", 3)) * 10 > 30
+    assert sum(method == "add" for method, _ in before) * 10 >= 60
 
 
 def test_weights_go_to_each_actor_with_its_next_rollout_and_only_when_they_are_new() -> None:

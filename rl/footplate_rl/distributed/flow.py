@@ -188,7 +188,9 @@ class Flow:
             self._limit.drawn += size
 
     def _shards_to_draw_from(self) -> list[int]:
-        """Those that have their share of what must be stored before learning starts."""
+        """None before learning starts; then those that have their share of what must be stored by then."""
+        if self._limit.inserted < self._config.learning_starts_steps:
+            return []
         share = self._config.learning_starts_steps / self._config.shards
         return [shard for shard, stored in enumerate(self._stored) if stored >= share and self._windows[shard] > 0]
 
