@@ -25,7 +25,7 @@ class Config(ValueLearning):
     environments: Count = 1
     """How many environments each actor plays at once."""
     shards: Count = 1
-    """Into how many parts the replay is cut; actor i fills the shard i modulo this."""
+    """Into how many parts the replay is cut, each filled by as many actors; actor i fills the shard i modulo this."""
     processes: bool = True
     """Each actor and shard in a process of its own; false: one after another in this one, where breakpoints stop."""
     rollout_steps: Count = 50
@@ -87,9 +87,10 @@ class Config(ValueLearning):
                 f"batch takes batch_size / samples_per_insert = {self.batch_size / self.samples_per_insert:g} more; "
                 "use at least as many"
             )
-        if self.shards > self.actors:
+        if self.actors % self.shards:
             raise ValueError(
-                f"shards: {self.shards} are more than actors: {self.actors}, and each takes one to fill it; use fewer"
+                f"shards: {self.actors} actors can't fill {self.shards} shards evenly, and each is drawn from as "
+                "often; use a divisor of actors"
             )
         if self.batch_size > (most := self.samples_per_insert * self.lead_transitions):
             raise ValueError(
