@@ -76,9 +76,10 @@ class AsynchronousConfig(Section):
     """How many updates a worker is given at a time, and what a report of progress counts."""
     replace_workers: WholeNumber = 10
     """How many workers whose process dies are replaced before the run ends; what a worker raises ends it at once."""
-    reset_every_updates: Count = 20_000
+    reset_every_updates: Count = 100_000
     """After so many updates of all workers together they rest, and all environments start anew. Checkpoints and
-    evaluations fall only there. Episodes cut this way bootstrap, and no statistic counts them."""
+    evaluations fall only there. Episodes cut this way bootstrap, and no statistic counts them: make it several times
+    the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:

@@ -67,7 +67,7 @@ class Config(ValueLearning):
     reset_every_updates: Count = 50_000
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
     the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from where they stood, and no
-    statistic counts them."""
+    statistic counts them: make it several times the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:

@@ -87,7 +87,7 @@ class Config(Section):
     reset_every_updates: Count = 2_000
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
     the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from the value of where they
-    stood, and no statistic counts them."""
+    stood, and no statistic counts them: make it several times the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:

@@ -62,7 +62,8 @@ class Config(ValueLearning):
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
     reset_every_updates: Count = 20_000
     """After so many updates all actors rest, and all environments start anew. Checkpoints fall only there. Episodes cut
-    this way bootstrap from where they stood, and no statistic counts them."""
+    this way bootstrap from where they stood, and no statistic counts them: make it several times the longest one, in
+    steps of each environment."""
 
     @property
     def updates(self) -> int:
