@@ -122,10 +122,10 @@ def empty_replay(
 
 
 def beta_at(config: ValueLearning, number: int, updates: int) -> float:
-    """How much of the bias the weights correct in this update: 1 in the last one of the planned run."""
+    """How much of the bias the weights correct in this update: `final_beta` in the last one of the planned run."""
     if isinstance(config.replay, UniformReplay):
         return 0.0
-    return config.replay.beta + (1 - config.replay.beta) * (number + 1) / updates
+    return config.replay.beta + (config.replay.final_beta - config.replay.beta) * (number + 1) / updates
 
 
 def lessons_of(

@@ -22,6 +22,7 @@ from footplate_rl.explorer import FallingEpsilon
 from footplate_rl.networks import Nature
 from footplate_rl.q_learning import Lessons, ReplayLoss, SoftTarget, bootstrap_values
 from footplate_rl.q_networks import DuelingNetwork, ValueMLP, build_value_network
+from footplate_rl.value_learning import beta_at
 
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 SMALL = {
@@ -152,6 +153,13 @@ def test_the_loss_worked_by_hand() -> None:
         assert terms.total.item() == pytest.approx(expected)
         assert (terms.count, loss.errors[0].tolist()) == (2, [3.0, -0.5])
         assert terms.metrics["train/td_error"] == Mean(torch.tensor(3.5), 2)
+
+
+def test_beta_moves_in_a_straight_line_to_its_final_value_or_stays() -> None:
+    replay = {"kind": "proportional", "transitions": 100, "beta": 0.4}
+    assert [beta_at(config_of(replay=replay), number, 24) for number in (0, 11, 23)] == pytest.approx([0.425, 0.7, 1.0])
+    assert beta_at(config_of(replay=replay | {"final_beta": 0.4}), 11, 24) == 0.4
+    assert beta_at(config_of(), 11, 24) == 0.0
 
 
 def test_a_soft_target_comes_nearer_by_its_rate() -> None:

@@ -16,7 +16,8 @@ from footplate_rl.value_learning import ValueLearning, require_room
 
 
 class Config(ValueLearning):
-    """The defaults are the paper's where it says them, for Atari, but for the optimizer and the number of actors."""
+    """The defaults are the paper's where it says them, for Atari, but for the optimizer, `samples_per_insert` and the
+    number of actors."""
 
     steps: Count = 50_000_000
     """The budget: decisions of all actors together (on Atari four emulator frames each), the filling included."""
@@ -46,7 +47,7 @@ class Config(ValueLearning):
     """How often each environment of each actor is played at random."""
     batch_size: Count = 512
     """Windows an update learns from."""
-    replay: ReplayConfig = ProportionalReplay(transitions=2_000_000)
+    replay: ReplayConfig = ProportionalReplay(transitions=2_000_000, final_beta=0.4)
     """What all shards together keep, and how each draws."""
     n_step: Count = 3
     """How many rewards a target adds up before it bootstraps."""
