@@ -20,6 +20,7 @@ from footplate.step import Step
 from footplate.update import Update
 from footplate_rl.distributed.config import Config
 from footplate_rl.distributed.flow import Flow, make_worker
+from footplate_rl.distributions import require_float64
 from footplate_rl.environments import make_environments
 from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.policy import Policy
@@ -64,6 +65,7 @@ def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says, or there would be several learners."""
     assert isinstance(job.config, Config)
     require_one_learner(job, "Ape-X has one learner", "actors")
+    require_float64(job)
     require_that_it_can_be_filmed(job)
     require_saves_at_resets(job, job.config.reset_every_updates)
 

@@ -22,6 +22,7 @@ from footplate.job import Job
 from footplate.section import Count
 from footplate.step import Activity, Step
 from footplate.update import Update
+from footplate_rl.distributions import require_float64
 from footplate_rl.environments import make_environments
 from footplate_rl.evaluation import GreedyEvaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
@@ -145,6 +146,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_one_learner(job, "DQN has one learner")
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 

@@ -23,7 +23,7 @@ from footplate.section import Count, Fraction, NonNegative, Positive, Section
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
-from footplate_rl.distributions import distribution_of
+from footplate_rl.distributions import distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
 from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
@@ -148,6 +148,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_even_shares(job, job.config.environments, job.config.groups, job.config.update.accumulate)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 

@@ -24,7 +24,7 @@ from footplate.step import Latest, Mean, Metric, Step, metric_value
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
-from footplate_rl.distributions import Distribution, distribution_of
+from footplate_rl.distributions import Distribution, distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
 from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
@@ -176,6 +176,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_even_shares(job, job.config.environments, job.config.groups)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 
