@@ -274,8 +274,9 @@ class Learning:
         """Scale the gradients down where they are too long; returns their norm from before."""
         norm = sqrt(sum(float(one) ** 2 for one in torch._foreach_norm(list(gradients))))
         if not isfinite(norm):
+            clip = " or set clip_norm" if self._clip_norm is None else ""
             raise TrainingError(
-                f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate or set clip_norm."
+                f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate{clip}."
             )
         if self._clip_norm is not None and norm > self._clip_norm:
             torch._foreach_mul_(list(gradients), self._clip_norm / norm)

@@ -253,11 +253,12 @@ def test_a_worker_that_fails_ends_the_run_in_one_line(monkeypatch: pytest.Monkey
         rounds(config_of(environment=broken), Context())
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
+@pytest.mark.parametrize(("clip_norm", "advice"), [(None, " or set clip_norm."), (40.0, ".")])
+def test_a_gradient_that_is_not_finite_ends_the_run(clip_norm: float | None, advice: str) -> None:
     exploding = {"kind": "rmsprop", "learning_rate": 1e30, "epsilon": 1e-8}
     with pytest.raises(TrainingError) as error:
-        rounds(config_of(optimizer=exploding, clip_norm=None), Context())
-    assert str(error.value).endswith(": the gradient is not finite; lower optimizer.learning_rate or set clip_norm.")
+        rounds(config_of(optimizer=exploding, clip_norm=clip_norm), Context())
+    assert str(error.value).endswith(f": the gradient is not finite; lower optimizer.learning_rate{advice}")
 
 
 @pytest.mark.parametrize(
