@@ -199,7 +199,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         loss = ClippedLoss(network, distribution, weights)
         horizon = config.updates * config.gradient_steps
         schedule = config.schedule_in_gradient_steps
-        update = Update(loss, config.optimizer, schedule, config.update, context, updates=horizon)
+        update = Update(loss, config.optimizer, schedule, config.update, context, horizon, unit="gradient step")
         context.restore(model=network, update=update)
         number = update.number // config.gradient_steps
         actor.reset(number)
