@@ -25,7 +25,7 @@ from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
 from footplate_rl.distributions import distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import Evaluation, evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
@@ -186,11 +186,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
             if last or config.evaluate.due(update.number):
                 policy = Policy(network, distribution, context, config.evaluate.actions)
-                evaluated = yield from evaluate_policy(
-                    policy, config.environment, config.evaluate, context, update.number
+                metrics |= yield from evaluate_and_observe(
+                    update, policy, config.environment, config.evaluate, context, update.number
                 )
-                update.observe(evaluated["eval/return"])
-                metrics |= evaluated
             yield Step(
                 update.number,
                 metrics,

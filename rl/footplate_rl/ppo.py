@@ -26,7 +26,7 @@ from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
 from footplate_rl.distributions import Distribution, distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import Evaluation, evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.minibatches import minibatches, normalised
 from footplate_rl.networks import Nature, Network, build_network
@@ -218,9 +218,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             boundary = last or number % config.reset_every_updates == 0
             if last or config.evaluate.due(number):
                 policy = Policy(network, distribution, context, config.evaluate.actions)
-                evaluated = yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)
-                update.observe(evaluated["eval/return"])
-                metrics |= evaluated
+                metrics |= yield from evaluate_and_observe(
+                    update, policy, config.environment, config.evaluate, context, number
+                )
             yield Step(
                 number,
                 metrics,
