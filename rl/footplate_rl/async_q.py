@@ -33,6 +33,7 @@ from footplate_rl.exploration import Choice, EpsilonGreedy, Exploration
 from footplate_rl.groups import Group
 from footplate_rl.networks import MLP
 from footplate_rl.policy import Policy
+from footplate_rl.resets import require_evaluations_at_resets
 from footplate_rl.rollout import Rollout
 
 
@@ -47,9 +48,10 @@ class Config(AsynchronousConfig):
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
 
     @model_validator(mode="after")
-    def _has_no_policy(self) -> "Config":
+    def _is_consistent(self) -> "Config":
         if isinstance(self.network, MLP) and self.network.shared:
             raise ValueError("network.shared: there is no policy to share layers with; leave it out")
+        require_evaluations_at_resets(self.evaluate.every_updates, self.reset_every_updates)
         return self
 
 
@@ -79,7 +81,7 @@ evaluated_metrics = policy_metrics
 def check(job: Job) -> None:
     """Raise ValueError where the job asks for what asynchronous workers can't give."""
     assert isinstance(job.config, Config)
-    check_asynchronous(job, job.config.evaluate.every_updates)
+    check_asynchronous(job)
 
 
 def actors(config: Config) -> int:

@@ -37,7 +37,8 @@ from footplate_rl.environments import (
 from footplate_rl.networks import NIPS, Network
 from footplate_rl.ranks import require_one_learner
 from footplate_rl.replacing import replace
-from footplate_rl.rollout import Rollout
+from footplate_rl.resets import require_saves_at_resets
+from footplate_rl.rollout import Rollout, means_of
 from footplate_rl.watching import require_that_it_can_be_filmed
 
 
@@ -114,17 +115,12 @@ class AsynchronousConfig(Section):
         return self
 
 
-def check_asynchronous(job: Job, every_evaluation: int) -> None:
+def check_asynchronous(job: Job) -> None:
     """Raise ValueError where the job asks for reports, checkpoints or a precision that there can't be."""
     assert isinstance(job.config, AsynchronousConfig)
     require_one_learner(job, "an asynchronous agent has workers of its own", "workers")
-    reset, size, rows = job.config.reset_every_updates, job.config.round_updates, job.track.every_updates
-    for key, every in (("save.every_updates", job.save.every_updates), ("evaluate.every_updates", every_evaluation)):
-        if every is not None and every % reset:
-            raise ValueError(
-                f"{key}: {every} is no multiple of reset_every_updates: {reset}, and only there workers rest; "
-                "make it one"
-            )
+    require_saves_at_resets(job, job.config.reset_every_updates)
+    size, rows = job.config.round_updates, job.track.every_updates
     if rows % size and size % rows:
         raise ValueError(
             f"track.every_updates: {rows} is no multiple of round_updates: {size}, by which progress is counted; "
@@ -169,12 +165,9 @@ class Report(NamedTuple):
 
     def metrics(self) -> dict[str, Metric]:
         """Its metrics, the returns and lengths of its episodes among them."""
-        returns = Mean(sum(episode.total_reward for episode in self.episodes), len(self.episodes))
-        lengths = Mean(float(sum(episode.steps for episode in self.episodes)), len(self.episodes))
         return {
             **{name: Mean(*mean) for name, mean in self.means.items()},
-            "rollout/return": returns,
-            "rollout/length": lengths,
+            **means_of(self.episodes),
             "train/replaced_workers": Latest(float(self.replaced)),
         }
 

@@ -202,10 +202,17 @@ def _made(config: GymnasiumConfig | OwnConfig, render: bool) -> tuple[Environmen
 
 
 def _check_that_it_draws(config: GymnasiumConfig | OwnConfig) -> None:
+    if (reason := why_it_is_not_drawn(config)) is not None:
+        raise FootplateError(f"environment: {reason}; ask for no video.")
+
+
+def why_it_is_not_drawn(config: GymnasiumConfig | OwnConfig) -> str | None:
+    """What keeps this environment from being drawn; None where nothing does."""
     environment, name = make_single(config)
     environment.close()
-    if "rgb_array" not in (environment.metadata.get("render_modes") or ()):
-        raise FootplateError(f"environment: {name} can't be drawn, it has no render mode rgb_array; ask for no video.")
+    if "rgb_array" in (environment.metadata.get("render_modes") or ()):
+        return None
+    return f"{name} can't be drawn, it has no render mode rgb_array"
 
 
 def _own(name: str) -> Callable[..., Environment]:

@@ -287,9 +287,9 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
     ("override", "problem"),
     [
         ("save.every_updates=300", "save.every_updates: 300 is no multiple of reset_every_updates: 1000, and only "
-         "there workers rest; make it one"),
+         "there a run can be saved; make it one"),
         ("evaluate.every_updates=300", "evaluate.every_updates: 300 is no multiple of reset_every_updates: 1000, and "
-         "only there workers rest; make it one"),
+         "only there a policy can be saved; make it one"),
         ("track.every_updates=30", "track.every_updates: 30 is no multiple of round_updates: 20, by which progress is "
          "counted; make it one"),
         ("resources.workers=2", "resources.workers: 2 are ranks, and an asynchronous agent has workers of its own; use "
