@@ -76,9 +76,14 @@ class Update:
         config: UpdateConfig,
         context: Context,
         updates: int,
+        unit: str = "update",
     ) -> None:
-        """`loss` returns `LossTerms` for a microbatch and lies on its device; `updates` is how many the run makes."""
+        """`loss` returns `LossTerms` for a microbatch and lies on its device; `updates` is how many the run makes.
+
+        `unit` is what errors call one of them.
+        """
         self.number = 0
+        self._unit = unit
         self._loss = loss
         self._parameters = list(loss.named_parameters())
         self._forward: nn.Module | None = loss if context.ranks == 1 else None
@@ -237,8 +242,8 @@ class Update:
         bad = (name for name, gradient in named if gradient is not None and not math.isfinite(gradient.norm()))
         times = f"{self._non_finite_in_a_row} time{'s' * (self._non_finite_in_a_row > 1)}"
         raise TrainingError(
-            f"update {self.number}: gradient of {next(bad, 'all parameters together')}: not finite {times} in a row; "
-            "lower optimizer.learning_rate or set update.clip_norm."
+            f"{self._unit} {self.number}: gradient of {next(bad, 'all parameters together')}: not finite {times} in a "
+            "row; lower optimizer.learning_rate or set update.clip_norm."
         )
 
 

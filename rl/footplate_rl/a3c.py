@@ -32,6 +32,7 @@ from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import MLP
 from footplate_rl.policy import Policy, build_policy_network, load_policy
 from footplate_rl.recurrent import LSTM
+from footplate_rl.resets import require_evaluations_at_resets
 from footplate_rl.returns import NStep, Returns
 from footplate_rl.rollout import Rollout
 
@@ -51,9 +52,10 @@ class Config(AsynchronousConfig):
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
 
     @model_validator(mode="after")
-    def _memory_is_shared(self) -> "Config":
+    def _is_consistent(self) -> "Config":
         if self.memory is not None and isinstance(self.network, MLP) and not self.network.shared:
             raise ValueError("memory: policy and value have it in common; set network.shared to true")
+        require_evaluations_at_resets(self.evaluate.every_updates, self.reset_every_updates)
         return self
 
 
@@ -82,7 +84,7 @@ evaluated_metrics = policy_metrics
 def check(job: Job) -> None:
     """Raise ValueError where the job asks for what asynchronous workers can't give."""
     assert isinstance(job.config, Config)
-    check_asynchronous(job, job.config.evaluate.every_updates)
+    check_asynchronous(job)
 
 
 def actors(config: Config) -> int:

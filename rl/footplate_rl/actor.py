@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 
 import torch
 
@@ -30,9 +31,10 @@ class Actor:
         first = groups[0].environments
         distribution = distribution_of(first.action_space)
         self._shape_TNX = (steps, environments, *distribution.shape)
-        self._rollouts = [
-            Rollout(steps, share.stop - share.start, first.observation_space, distribution, context) for _ in range(2)
-        ]
+        self._empty_rollout = partial(
+            Rollout, steps, share.stop - share.start, first.observation_space, distribution, context
+        )
+        self._rollouts = [self._empty_rollout()]
         self._snapshot: ActorCritic | None = None
         self._thread = ThreadPoolExecutor(1, "actor")
         self._ahead: Future[Rollout] | None = None
@@ -47,6 +49,7 @@ class Actor:
         """Begin the rollout of this number in a thread; the next `rollout` waits for it."""
         if self._snapshot is None:
             self._snapshot = deepcopy(network)
+            self._rollouts.append(self._empty_rollout())
         with torch.no_grad():
             torch._foreach_copy_(list(self._snapshot.parameters()), list(network.parameters()))
         self._rollouts.reverse()  # the caller still learns from the one that was played last

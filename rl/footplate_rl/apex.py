@@ -12,7 +12,6 @@ from copy import deepcopy
 from functools import partial
 
 import torch
-from gymnasium.spaces import Box, Discrete
 
 from footplate.context import Context
 from footplate.job import Job
@@ -20,13 +19,13 @@ from footplate.step import Step
 from footplate.update import Update
 from footplate_rl.distributed.config import Config
 from footplate_rl.distributed.flow import Flow, make_worker
+from footplate_rl.distributions import require_float64
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import evaluate_policy, evaluate_saved, policy_metrics
-from footplate_rl.policy import Policy
+from footplate_rl.evaluation import evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.q_learning import ReplayLoss
 from footplate_rl.ranks import require_one_learner
 from footplate_rl.resets import require_saves_at_resets
-from footplate_rl.value_learning import epsilon_greedy, lessons_of, value_network
+from footplate_rl.value_learning import epsilon_greedy, lessons_of, saved_policy, value_network
 from footplate_rl.watching import require_that_it_can_be_filmed
 
 __all__ = ["Config", "actors", "check", "evaluate", "evaluated_metrics", "saved_policy", "train"]
@@ -64,6 +63,7 @@ def check(job: Job) -> None:
     """Raise ValueError where checkpoints would be rarer than the job says, or there would be several learners."""
     assert isinstance(job.config, Config)
     require_one_learner(job, "Ape-X has one learner", "actors")
+    require_float64(job)
     require_that_it_can_be_filmed(job)
     require_saves_at_resets(job, job.config.reset_every_updates)
 
@@ -108,11 +108,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 played, steps = flow.take_metrics()
                 metrics |= played
                 if update.number == config.updates or config.evaluate.due(update.number):
-                    evaluated = yield from evaluate_policy(
-                        greedy, config.environment, config.evaluate, context, update.number
+                    metrics |= yield from evaluate_and_observe(
+                        update, greedy, config.environment, config.evaluate, context, update.number
                     )
-                    update.observe(evaluated["eval/return"])
-                    metrics |= evaluated
                 work = {"steps": steps, "frames": steps * frames_per_step}
                 yield Step(update.number, metrics, work, state=parts if update.number == boundary else None)
 
@@ -120,10 +118,3 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 def evaluate(config: Config, context: Context) -> Iterator[Step]:
     """Play `config.evaluate` with the saved policy, on other seeds than those that chose the best checkpoint."""
     yield from evaluate_saved(partial(saved_policy, config), config.environment, config.evaluate, context)
-
-
-def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
-    """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
-    network = value_network(config, observations, actions, context)
-    context.restore(model=network)
-    return epsilon_greedy(network, actions, config.evaluate.epsilon, context)

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from pydantic import model_validator
 
 from footplate.context import Context
 from footplate.job import Job, Precision
@@ -30,7 +31,9 @@ from footplate_rl.environments import make_environments
 from footplate_rl.evaluation import GreedyEvaluation, evaluate_policy, evaluate_saved, policy_metrics
 from footplate_rl.exploration import Choice, EpsilonGreedy, Exploration
 from footplate_rl.groups import Group
+from footplate_rl.networks import MLP
 from footplate_rl.policy import Policy
+from footplate_rl.resets import require_evaluations_at_resets
 from footplate_rl.rollout import Rollout
 
 
@@ -43,6 +46,13 @@ class Config(AsynchronousConfig):
     """After how many updates of all workers together the target network becomes a copy of the parameters."""
     evaluate: GreedyEvaluation = GreedyEvaluation(every_updates=200_000, episodes=30, environments=15)
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Config":
+        if isinstance(self.network, MLP) and self.network.shared:
+            raise ValueError("network.shared: there is no policy to share layers with; leave it out")
+        require_evaluations_at_resets(self.evaluate.every_updates, self.reset_every_updates)
+        return self
 
 
 DEBUG_OVERRIDES: Mapping[str, object] = {
@@ -71,7 +81,7 @@ evaluated_metrics = policy_metrics
 def check(job: Job) -> None:
     """Raise ValueError where the job asks for what asynchronous workers can't give."""
     assert isinstance(job.config, Config)
-    check_asynchronous(job, job.config.evaluate.every_updates)
+    check_asynchronous(job)
 
 
 def actors(config: Config) -> int:

@@ -37,7 +37,8 @@ from footplate_rl.environments import (
 from footplate_rl.networks import NIPS, Network
 from footplate_rl.ranks import require_one_learner
 from footplate_rl.replacing import replace
-from footplate_rl.rollout import Rollout
+from footplate_rl.resets import require_saves_at_resets
+from footplate_rl.rollout import Rollout, means_of
 from footplate_rl.watching import require_that_it_can_be_filmed
 
 
@@ -76,9 +77,10 @@ class AsynchronousConfig(Section):
     """How many updates a worker is given at a time, and what a report of progress counts."""
     replace_workers: WholeNumber = 10
     """How many workers whose process dies are replaced before the run ends; what a worker raises ends it at once."""
-    reset_every_updates: Count = 20_000
+    reset_every_updates: Count = 100_000
     """After so many updates of all workers together they rest, and all environments start anew. Checkpoints and
-    evaluations fall only there. Episodes cut this way bootstrap, and no statistic counts them."""
+    evaluations fall only there. Episodes cut this way bootstrap, and no statistic counts them: make it several times
+    the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:
@@ -113,17 +115,12 @@ class AsynchronousConfig(Section):
         return self
 
 
-def check_asynchronous(job: Job, every_evaluation: int) -> None:
+def check_asynchronous(job: Job) -> None:
     """Raise ValueError where the job asks for reports, checkpoints or a precision that there can't be."""
     assert isinstance(job.config, AsynchronousConfig)
     require_one_learner(job, "an asynchronous agent has workers of its own", "workers")
-    reset, size, rows = job.config.reset_every_updates, job.config.round_updates, job.track.every_updates
-    for key, every in (("save.every_updates", job.save.every_updates), ("evaluate.every_updates", every_evaluation)):
-        if every is not None and every % reset:
-            raise ValueError(
-                f"{key}: {every} is no multiple of reset_every_updates: {reset}, and only there workers rest; "
-                "make it one"
-            )
+    require_saves_at_resets(job, job.config.reset_every_updates)
+    size, rows = job.config.round_updates, job.track.every_updates
     if rows % size and size % rows:
         raise ValueError(
             f"track.every_updates: {rows} is no multiple of round_updates: {size}, by which progress is counted; "
@@ -168,12 +165,9 @@ class Report(NamedTuple):
 
     def metrics(self) -> dict[str, Metric]:
         """Its metrics, the returns and lengths of its episodes among them."""
-        returns = Mean(sum(episode.total_reward for episode in self.episodes), len(self.episodes))
-        lengths = Mean(float(sum(episode.steps for episode in self.episodes)), len(self.episodes))
         return {
             **{name: Mean(*mean) for name, mean in self.means.items()},
-            "rollout/return": returns,
-            "rollout/length": lengths,
+            **means_of(self.episodes),
             "train/replaced_workers": Latest(float(self.replaced)),
         }
 
@@ -202,7 +196,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
 
     Yields what they report, in the order in which they finish; at the last report all rest. Each has the methods
     `reset(number)` and `learn(first, count)`. What they raise is raised here. The round of a worker that dies is made
-    anew, whatever it has pushed of it, by whoever is free.
+    anew, whatever it has pushed of it, by whoever is free; its successor begins with other seeds than those it died on.
     """
     left = deque(updates[first : first + size] for first in range(0, len(updates), size))
     at_work: dict[Future[Report | None], tuple[int, range | None]] = {}
@@ -219,7 +213,7 @@ def hand_out(pool: Pool, replacements: Replacements, updates: range, size: int) 
                 idle.append(worker)
             except WorkerDiedError as death:
                 replace(replacements, worker, death)
-                at_work[pool.submit(worker, "reset", updates.start)] = worker, None
+                at_work[pool.submit(worker, "reset", updates.start + replacements.count)] = worker, None
                 if numbers is not None:
                     left.appendleft(numbers)
             while left and idle:
@@ -273,8 +267,9 @@ class Learning:
         """Scale the gradients down where they are too long; returns their norm from before."""
         norm = sqrt(sum(float(one) ** 2 for one in torch._foreach_norm(list(gradients))))
         if not isfinite(norm):
+            clip = " or set clip_norm" if self._clip_norm is None else ""
             raise TrainingError(
-                f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate or set clip_norm."
+                f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate{clip}."
             )
         if self._clip_norm is not None and norm > self._clip_norm:
             torch._foreach_mul_(list(gradients), self._clip_norm / norm)

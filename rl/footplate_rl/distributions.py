@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from footplate.errors import FootplateError
+from footplate.job import Job
 
 
 class Sampler(Protocol):
@@ -40,6 +41,12 @@ class Distribution(Sampler, Protocol):
 
     def evaluate(self, outputs_MP: Tensor, actions_MX: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(a | s) of each action (a density where it is continuous), and the entropy in nats of each row."""
+
+
+def require_float64(job: Job) -> None:
+    """Raise ValueError where actions would be drawn on a device without float64."""
+    if job.device == "mps":
+        raise ValueError("device: mps has no float64, in which actions are drawn; use cpu or cuda")
 
 
 def sample_actions(logits_NA: Tensor, uniforms_N: Tensor) -> Tensor:

@@ -8,13 +8,12 @@ Environments can't be cloned, so all of them start anew every `reset_every_updat
 Axes: T step, N environment, B window of a batch.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
 
 import torch
-from gymnasium.spaces import Box, Discrete
 from pydantic import model_validator
 
 from footplate.context import Context
@@ -22,10 +21,10 @@ from footplate.job import Job
 from footplate.section import Count
 from footplate.step import Activity, Step
 from footplate.update import Update
+from footplate_rl.distributions import require_float64
 from footplate_rl.environments import make_environments
-from footplate_rl.evaluation import GreedyEvaluation, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
-from footplate_rl.policy import Policy
 from footplate_rl.q_learning import ReplayLoss
 from footplate_rl.ranks import require_one_learner
 from footplate_rl.resets import (
@@ -40,6 +39,7 @@ from footplate_rl.value_learning import (
     epsilon_greedy,
     lessons_of,
     require_room,
+    saved_policy,
     value_network,
 )
 from footplate_rl.watching import require_that_it_can_be_filmed
@@ -62,12 +62,10 @@ class Config(ValueLearning):
     """Steps, over all environments, before the first round."""
     exploration: FallingEpsilon = FallingEpsilon()
     """How often a random action is taken."""
-    evaluate: GreedyEvaluation = GreedyEvaluation(every_updates=250_000, episodes=30, environments=15)
-    """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
     reset_every_updates: Count = 50_000
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
     the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from where they stood, and no
-    statistic counts them."""
+    statistic counts them: make it several times the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:
@@ -145,6 +143,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_one_learner(job, "DQN has one learner")
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 
@@ -189,7 +188,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             boundary = last or update.number % config.reset_every_updates == 0
             if last or config.evaluate.due(update.number):
                 greedy = epsilon_greedy(network, environments.action_space, config.evaluate.epsilon, context)
-                metrics |= yield from _evaluated(greedy, config, context, update)
+                metrics |= yield from evaluate_and_observe(
+                    update, greedy, config.environment, config.evaluate, context, update.number
+                )
             if boundary:
                 explorer.cut()
             yield Step(
@@ -207,24 +208,9 @@ def evaluate(config: Config, context: Context) -> Iterator[Step]:
     yield from evaluate_saved(partial(saved_policy, config), config.environment, config.evaluate, context)
 
 
-def saved_policy(config: Config, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
-    """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
-    network = value_network(config, observations, actions, context)
-    context.restore(model=network)
-    return epsilon_greedy(network, actions, config.evaluate.epsilon, context)
-
-
 def _fill(explorer: Explorer, config: Config, context: Context) -> Iterator[Step]:
     """Play until learning starts, with news of progress."""
     for first in range(0, config.fill_steps, _STEPS_BETWEEN_NEWS):
         steps = min(_STEPS_BETWEEN_NEWS, config.fill_steps - first)
         explorer.play(context.stream("fill", first).random((steps, config.environments)))
         yield Step(0, activity=Activity("fill the replay", first + steps, config.fill_steps))
-
-
-def _evaluated(
-    policy: Policy, config: Config, context: Context, update: Update
-) -> Generator[Step, None, dict[str, float]]:
-    evaluated = yield from evaluate_policy(policy, config.environment, config.evaluate, context, update.number)
-    update.observe(evaluated["eval/return"])
-    return evaluated

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from footplate.context import Context
 from footplate.section import Count, Every, Fraction, Section, WholeNumber
 from footplate.step import Activity, Step
+from footplate.update import Update
 from footplate_rl.environments import (
     AtariConfig,
     Environments,
@@ -150,6 +151,20 @@ def evaluate_policy(
         "eval/return_high": high,
         "eval/length": float(np.mean([episode.steps for episode in played])),
     }
+
+
+def evaluate_and_observe(
+    learner: Update,
+    policy: Policy,
+    environment: GymnasiumConfig | OwnConfig | AtariConfig,
+    config: Quota,
+    context: Context,
+    update: int,
+) -> Generator[Step, None, dict[str, float]]:
+    """`evaluate_policy` in the middle of training; a schedule that is a plateau hears of the mean return."""
+    evaluated = yield from evaluate_policy(policy, environment, config, context, update)
+    learner.observe(evaluated["eval/return"])
+    return evaluated
 
 
 def evaluate_saved(

@@ -82,9 +82,12 @@ class GymnasiumEnvironments:
         )
         self._require_finite("its observation", observations_NO)
         self._require_finite("its reward", rewards_N)
-        return self._autoreset.transitions(
-            observations_NO, rewards_N, terminated_N, truncated_N, information.get("final_obs")
-        )
+        # Under same step what an episode ended with comes apart, and only of those that ended.
+        finals_N = information.get("final_obs")
+        if finals_N is not None:
+            rows = zip(observations_NO, finals_N, strict=True)
+            self._require_finite("its observation", np.stack([shown if last is None else last for shown, last in rows]))
+        return self._autoreset.transitions(observations_NO, rewards_N, terminated_N, truncated_N, finals_N)
 
     def render(self) -> list[NDArray[np.uint8]]:
         return [np.asarray(frame, np.uint8) for frame in self._vector.render() or ()]
@@ -199,10 +202,17 @@ def _made(config: GymnasiumConfig | OwnConfig, render: bool) -> tuple[Environmen
 
 
 def _check_that_it_draws(config: GymnasiumConfig | OwnConfig) -> None:
+    if (reason := why_it_is_not_drawn(config)) is not None:
+        raise FootplateError(f"environment: {reason}; ask for no video.")
+
+
+def why_it_is_not_drawn(config: GymnasiumConfig | OwnConfig) -> str | None:
+    """What keeps this environment from being drawn; None where nothing does."""
     environment, name = make_single(config)
     environment.close()
-    if "rgb_array" not in (environment.metadata.get("render_modes") or ()):
-        raise FootplateError(f"environment: {name} can't be drawn, it has no render mode rgb_array; ask for no video.")
+    if "rgb_array" in (environment.metadata.get("render_modes") or ()):
+        return None
+    return f"{name} can't be drawn, it has no render mode rgb_array"
 
 
 def _own(name: str) -> Callable[..., Environment]:

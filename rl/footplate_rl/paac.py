@@ -23,9 +23,9 @@ from footplate.section import Count, Fraction, NonNegative, Positive, Section
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
-from footplate_rl.distributions import distribution_of
+from footplate_rl.distributions import distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import Evaluation, evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
 from footplate_rl.networks import NIPS, Network, build_network
@@ -87,7 +87,7 @@ class Config(Section):
     reset_every_updates: Count = 2_000
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
     the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from the value of where they
-    stood, and no statistic counts them."""
+    stood, and no statistic counts them: make it several times the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:
@@ -148,6 +148,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_even_shares(job, job.config.environments, job.config.groups, job.config.update.accumulate)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 
@@ -185,11 +186,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
             if last or config.evaluate.due(update.number):
                 policy = Policy(network, distribution, context, config.evaluate.actions)
-                evaluated = yield from evaluate_policy(
-                    policy, config.environment, config.evaluate, context, update.number
+                metrics |= yield from evaluate_and_observe(
+                    update, policy, config.environment, config.evaluate, context, update.number
                 )
-                update.observe(evaluated["eval/return"])
-                metrics |= evaluated
             yield Step(
                 update.number,
                 metrics,

@@ -24,9 +24,9 @@ from footplate.step import Latest, Mean, Metric, Step, metric_value
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
 from footplate_rl.clipped_loss import ClippedLoss, ClippedMicrobatch, ClippedWeights
-from footplate_rl.distributions import Distribution, distribution_of
+from footplate_rl.distributions import Distribution, distribution_of, require_float64
 from footplate_rl.environments import EnvironmentConfig
-from footplate_rl.evaluation import Evaluation, evaluate_policy, evaluate_saved, policy_metrics
+from footplate_rl.evaluation import Evaluation, evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.minibatches import minibatches, normalised
 from footplate_rl.networks import Nature, Network, build_network
@@ -89,7 +89,8 @@ class Config(Section):
     optimizer: Optimizer = Adam(kind="adam", learning_rate=0.00025, epsilon=1e-5)
     """What makes the gradient steps."""
     schedule: Schedule = Linear(kind="linear")
-    """What becomes of the learning rate, gradient step by gradient step; a plateau watches `eval/return`."""
+    """What becomes of the learning rate, gradient step by gradient step; its keys count updates all the same. A plateau
+    watches `eval/return`."""
     update: UpdateConfig = UpdateConfig(clip_norm=0.5)
     """How gradients become a step."""
     evaluate: Evaluation = Evaluation(every_updates=1_000, episodes=30, environments=15)
@@ -97,7 +98,7 @@ class Config(Section):
     reset_every_updates: Count = 100
     """All environments start anew after so many updates. Checkpoints fall only there: a stopped run goes on from
     the last, and `save.every_updates` is a multiple. Episodes cut this way bootstrap from the value of where they
-    stood, and no statistic counts them."""
+    stood, and no statistic counts them: make it several times the longest one, in steps of each environment."""
 
     @property
     def updates(self) -> int:
@@ -112,6 +113,12 @@ class Config(Section):
     def gradient_steps(self) -> int:
         """How many steps of the optimizer an update has, where nothing stops it."""
         return self.epochs * self.minibatches
+
+    @property
+    def schedule_in_gradient_steps(self) -> Schedule:
+        """The schedule as the optimizer counts: what is told in updates of the run, in gradient steps."""
+        told = {key: getattr(self.schedule, key, None) for key in ("updates", "warmup_updates", "every_updates")}
+        return self.schedule.model_copy(update={key: n * self.gradient_steps for key, n in told.items() if n})
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Config":
@@ -169,6 +176,7 @@ def check(job: Job) -> None:
     assert isinstance(job.config, Config)
     require_even_shares(job, job.config.environments, job.config.groups)
     require_saves_at_resets(job, job.config.reset_every_updates)
+    require_float64(job)
     require_that_it_can_be_filmed(job)
 
 
@@ -190,7 +198,8 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         weights = ClippedWeights(config.clip_ratio, config.clip_values, config.value_weight, config.entropy_weight)
         loss = ClippedLoss(network, distribution, weights)
         horizon = config.updates * config.gradient_steps
-        update = Update(loss, config.optimizer, config.schedule, config.update, context, updates=horizon)
+        schedule = config.schedule_in_gradient_steps
+        update = Update(loss, config.optimizer, schedule, config.update, context, horizon, unit="gradient step")
         context.restore(model=network, update=update)
         number = update.number // config.gradient_steps
         actor.reset(number)
@@ -209,9 +218,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
             boundary = last or number % config.reset_every_updates == 0
             if last or config.evaluate.due(number):
                 policy = Policy(network, distribution, context, config.evaluate.actions)
-                evaluated = yield from evaluate_policy(policy, config.environment, config.evaluate, context, number)
-                update.observe(evaluated["eval/return"])
-                metrics |= evaluated
+                metrics |= yield from evaluate_and_observe(
+                    update, policy, config.environment, config.evaluate, context, number
+                )
             yield Step(
                 number,
                 metrics,

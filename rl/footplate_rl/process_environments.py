@@ -15,6 +15,7 @@ from ctypes import c_uint8
 from math import isfinite
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,11 +164,12 @@ class _Process:
 
     def _start(self) -> None:
         self._pipe, there = _SPAWN.Pipe()
-        # A daemon, so that an interpreter that is ending ends it too.
         self._process: SpawnProcess = _SPAWN.Process(
             target=_serve, args=(there, self._maker, self._memory, self._space, self._mode), daemon=True
         )
         self._process.start()
+        # An interpreter that is ending would send it a SIGTERM, which it does not heed, and wait for it.
+        self._kill = Finalize(self, self._process.kill, exitpriority=0)
         there.close()
         self._allowance_seconds = _SECONDS_TO_START
 
@@ -192,7 +194,7 @@ class _Process:
 
     def start_anew(self, seed: int) -> None:
         """Another process in the place of this one, and an episode from this seed."""
-        self._process.kill()
+        self._kill()
         self._process.join()
         self._pipe.close()
         self._start()
@@ -201,7 +203,7 @@ class _Process:
     def tell_to_end(self) -> None:
         """Ask it to close its environment and end, unless it is at work."""
         if self.is_asked:
-            self._process.kill()
+            self._kill()
             return
         with suppress(OSError):  # it has ended by itself
             self._pipe.send(None)
@@ -209,7 +211,7 @@ class _Process:
     def end(self) -> None:
         """Return when it has ended."""
         self._process.join(_SECONDS_TO_END)
-        self._process.kill()
+        self._kill()
         self._process.join()
         self._pipe.close()
 
@@ -220,8 +222,10 @@ def _shown(memory: Any, space: Box) -> NDArray[Any]:
 
 def _serve(pipe: connection.Connection, maker: Maker, memory: Any, space: Box, mode: Mode) -> None:
     """What a process does: make the environment, then reset and step it until it is told to end."""
-    # Ctrl-C reaches every process of a terminal; the trainer saves and then ends these.
+    # Ctrl-C reaches every process of a terminal, and SIGTERM those of `timeout` or of a job of Slurm; the trainer saves
+    # and then ends these. A handler and not SIG_IGN: that would be inherited by whatever an environment starts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     end_with_parent()
     environment: Environment | None = None
     player: _Player | None = None

@@ -24,11 +24,17 @@ from footplate_rl.recurrent import Memory, RecurrentActorCritic
 from footplate_rl.returns import GAE, NStep, generalised_advantages, n_step_returns
 
 
+def means_of(episodes: Sequence[Episode]) -> dict[str, Mean]:
+    """`rollout/return` (raw) and `rollout/length` (steps) over these episodes."""
+    rewards, steps = sum(e.total_reward for e in episodes), float(sum(e.steps for e in episodes))
+    return {"rollout/return": Mean(rewards, len(episodes)), "rollout/length": Mean(steps, len(episodes))}
+
+
 def episode_metrics(episodes: Sequence[Episode], context: Context) -> dict[str, Metric]:
-    """`rollout/return` (raw) and `rollout/length` (steps) over the episodes of all ranks; every rank must call it."""
-    totals = [float(len(episodes)), sum(e.total_reward for e in episodes), float(sum(e.steps for e in episodes))]
-    number, reward, steps = context.sum(torch.tensor(totals, dtype=torch.float64)).tolist()
-    return {"rollout/return": Mean(reward, number), "rollout/length": Mean(steps, number)}
+    """`means_of` the episodes of all ranks; every rank must call it."""
+    own = means_of(episodes)
+    sums = context.sum(torch.tensor([list(mean) for mean in own.values()], dtype=torch.float64)).tolist()
+    return {name: Mean(*mean) for name, mean in zip(own, sums, strict=True)}
 
 
 def restart_metrics(environments: Sequence[Environments], context: Context) -> dict[str, Metric]:

@@ -19,6 +19,7 @@ from footplate.section import Count, Fraction, Positive, Section
 from footplate.update import UpdateConfig
 from footplate_rl.action_values import QNetwork
 from footplate_rl.environments import EnvironmentConfig
+from footplate_rl.evaluation import GreedyEvaluation
 from footplate_rl.exploration import EpsilonGreedy
 from footplate_rl.networks import Nature
 from footplate_rl.policy import Policy
@@ -62,6 +63,8 @@ class ValueLearning(Section):
     """What becomes of the learning rate; a plateau watches `eval/return`."""
     update: UpdateConfig = UpdateConfig()
     """How gradients become an update."""
+    evaluate: GreedyEvaluation = GreedyEvaluation(every_updates=250_000, episodes=30, environments=15)
+    """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
 
     @model_validator(mode="after")
     def _has_batches_that_can_be_cut(self) -> Self:
@@ -105,6 +108,13 @@ def epsilon_greedy(
     return Policy(network, EpsilonGreedy(int(actions.n), epsilon_N), context)
 
 
+def saved_policy(config: ValueLearning, observations: Box, actions: Discrete | Box, context: Context) -> Policy:
+    """The policy in `context.checkpoint`, as evaluations and `footplate play` have it."""
+    network = value_network(config, observations, actions, context)
+    context.restore(model=network)
+    return epsilon_greedy(network, actions, config.evaluate.epsilon, context)
+
+
 def empty_replay(
     config: ValueLearning, kind: ReplayConfig, observations: Box, actions: Discrete | Box, environments: int
 ) -> Replay:
@@ -122,10 +132,10 @@ def empty_replay(
 
 
 def beta_at(config: ValueLearning, number: int, updates: int) -> float:
-    """How much of the bias the weights correct in this update: 1 in the last one of the planned run."""
+    """How much of the bias the weights correct in this update: `final_beta` in the last one of the planned run."""
     if isinstance(config.replay, UniformReplay):
         return 0.0
-    return config.replay.beta + (1 - config.replay.beta) * (number + 1) / updates
+    return config.replay.beta + (config.replay.final_beta - config.replay.beta) * (number + 1) / updates
 
 
 def lessons_of(

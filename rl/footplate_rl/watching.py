@@ -97,12 +97,10 @@ def require_that_it_can_be_filmed(job: Job) -> None:
     """Raise ValueError where videos are asked for of what can't be drawn, before anything is trained."""
     environment, videos = job.config.environment, job.config.evaluate.videos  # type: ignore[attr-defined]
     if videos and not isinstance(environment, AtariConfig):
-        from footplate_rl.gymnasium_vector import make_single
+        from footplate_rl.gymnasium_vector import why_it_is_not_drawn
 
-        single, name = make_single(in_this_process(environment))
-        single.close()
-        if "rgb_array" not in (single.metadata.get("render_modes") or ()):
-            raise ValueError(f"evaluate.videos: {name} can't be drawn, it has no render mode rgb_array; set it to 0")
+        if (reason := why_it_is_not_drawn(in_this_process(environment))) is not None:
+            raise ValueError(f"evaluate.videos: {reason}; set it to 0")
 
 
 def _told_if_it_differs(

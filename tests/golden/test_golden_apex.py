@@ -13,9 +13,9 @@ from footplate.step import Mean
         ("catch-apex", [0.093187727, 0.089620814, 0.089265376]),
         ("cartpole-apex", [1.8998723, 1.6845691, 1.4714952]),
         (
-            "pong-apex actors=3 environments=2 learning_starts_steps=300 batch_size=32 replay.transitions=5000 "
+            "pong-apex actors=4 environments=2 learning_starts_steps=300 batch_size=32 replay.transitions=5000 "
             "lead_rollouts=1 threads=1",
-            [0.00041691645, 0.00038927223, 0.00033174272],
+            [0.00039897228, 8.7229047e-05, 0.00024050729],
         ),
     ],
 )

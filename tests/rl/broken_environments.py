@@ -42,6 +42,8 @@ class Countdown(gymnasium.Env[Any, Any]):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "nan observation":
                     observation[1] = np.nan
+        if self.steps == 4 and self.what == "nan at the end":
+            observation[0] = np.nan
         return observation, float(self.steps), self.steps == 4, False, {}
 
 

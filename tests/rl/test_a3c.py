@@ -253,11 +253,12 @@ def test_a_worker_that_fails_ends_the_run_in_one_line(monkeypatch: pytest.Monkey
         rounds(config_of(environment=broken), Context())
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
+@pytest.mark.parametrize(("clip_norm", "advice"), [(None, " or set clip_norm."), (40.0, ".")])
+def test_a_gradient_that_is_not_finite_ends_the_run(clip_norm: float | None, advice: str) -> None:
     exploding = {"kind": "rmsprop", "learning_rate": 1e30, "epsilon": 1e-8}
     with pytest.raises(TrainingError) as error:
-        rounds(config_of(optimizer=exploding, clip_norm=None), Context())
-    assert str(error.value).endswith(": the gradient is not finite; lower optimizer.learning_rate or set clip_norm.")
+        rounds(config_of(optimizer=exploding, clip_norm=clip_norm), Context())
+    assert str(error.value).endswith(f": the gradient is not finite; lower optimizer.learning_rate{advice}")
 
 
 @pytest.mark.parametrize(
@@ -286,9 +287,9 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
     ("override", "problem"),
     [
         ("save.every_updates=300", "save.every_updates: 300 is no multiple of reset_every_updates: 1000, and only "
-         "there workers rest; make it one"),
+         "there a run can be saved; make it one"),
         ("evaluate.every_updates=300", "evaluate.every_updates: 300 is no multiple of reset_every_updates: 1000, and "
-         "only there workers rest; make it one"),
+         "only there a policy can be saved; make it one"),
         ("track.every_updates=30", "track.every_updates: 30 is no multiple of round_updates: 20, by which progress is "
          "counted; make it one"),
         ("resources.workers=2", "resources.workers: 2 are ranks, and an asynchronous agent has workers of its own; use "
@@ -335,7 +336,7 @@ class Mortal(ThisThread):
         return future
 
 
-def test_the_round_of_a_worker_that_dies_is_made_again_and_the_worker_starts_anew(
+def test_the_round_of_a_worker_that_dies_is_made_again_and_the_worker_starts_anew_with_other_seeds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pools: list[Mortal] = []
@@ -352,7 +353,7 @@ def test_the_round_of_a_worker_that_dies_is_made_again_and_the_worker_starts_ane
     assert steps[-1].metrics["train/replaced_workers"] == Latest(2)
     made = [first for method, _, first in pools[0].asked if method == "learn"]
     assert sorted(made) == [0, 4, 8, 12, 12, 16, 20]
-    assert [first for method, worker, first in pools[0].asked if (method, worker) == ("reset", 1)] == [0, 0, 0]
+    assert [first for method, worker, first in pools[0].asked if (method, worker) == ("reset", 1)] == [0, 1, 2]
     assert caplog.messages == [
         f"worker 1: its process died (SIGKILL); replaced, {count} of at most 10" for count in (1, 2)
     ]

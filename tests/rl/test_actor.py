@@ -88,6 +88,24 @@ def test_a_lag_of_1_is_what_one_thread_computes_on_the_same_schedule() -> None:
     assert not torch.equal(without["policy.weight"], expected["policy.weight"])
 
 
+def test_only_an_actor_that_plays_ahead_has_memory_for_a_second_rollout() -> None:
+    config, share = config_of(), slice(0, 4)
+    with (
+        open_groups(config.environment, share, 1, 1) as groups,
+        closing(Actor(groups, 5, 4, share, 1, Context())) as actor,
+    ):
+        spaces = groups[0].environments.observation_space, groups[0].environments.action_space
+        network = build_network(config.network, *spaces)
+        actor.reset(0)
+        first = actor.rollout(network, 0)
+        assert actor.rollout(network, 1) is first
+        actor.start(network, 2)
+        second = actor.rollout(network, 2)
+        actor.start(network, 3)
+        assert second is not first
+        assert actor.rollout(network, 3) is first
+
+
 def test_a_lag_where_every_rollout_starts_anew_is_refused() -> None:
     with pytest.raises(ValidationError) as error:
         config_of(reset_every_updates=1, lag=1)

@@ -3,10 +3,11 @@
 import multiprocessing
 import socket
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from footplate.pool import Pool, ThisThread, WorkerDiedError
 from footplate.step import Latest, Mean, Step
 from footplate.update import Update
 from footplate_rl.apex import Config, actors, evaluate, train
+from footplate_rl.distributed import flow
 from footplate_rl.distributed.actor import Actor
 from footplate_rl.environments import make_environments
 from footplate_rl.exploration import Ladder
@@ -35,7 +37,7 @@ from footplate_rl.value_learning import beta_at, empty_replay, epsilon_greedy, l
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 SMALL: dict[str, Any] = {
     "environment": CATCH,
-    "actors": 3,
+    "actors": 4,
     "environments": 2,
     "shards": 2,
     "processes": False,
@@ -81,8 +83,8 @@ def test_the_rates_of_the_ladder_worked_by_hand() -> None:
 
 def test_actors_share_the_ladder_and_each_environment_stands_on_its_own_step() -> None:
     config = config_of()
-    steps = [Actor(config, index, 1, "fp32")._policy.sampler.epsilon_N for index in range(3)]  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(np.concatenate(steps), Ladder().rates(6))
+    steps = [Actor(config, index, 1, "fp32")._policy.sampler.epsilon_N for index in range(4)]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.concatenate(steps), Ladder().rates(8))
 
 
 class Buffer:
@@ -204,7 +206,7 @@ def watched(config: Config, deaths: Sequence[tuple[str, int, int]] = ()) -> tupl
 
 @pytest.mark.parametrize("batches_ahead", [0, 2])
 def test_the_limit_holds_learner_and_actors_in_step(batches_ahead: int) -> None:
-    """After every call: 2 windows for each transition behind the first 60, give or take the lead of 2 x 30."""
+    """After every call: 2 windows for each transition behind the first 60, give or take the lead of 2 x 40."""
     config = config_of(batches_ahead=batches_ahead, steps=60 + 400, replay={"kind": "rank", "transitions": 600})
     _, asked = watched(config)
     played = drawn = 0
@@ -215,8 +217,53 @@ def test_the_limit_holds_learner_and_actors_in_step(batches_ahead: int) -> None:
         if drawn:
             apart.append(drawn - 2 * (played - 60))
     assert drawn == 8 * config.updates == 800
-    assert -2 * 60 <= min(apart) < max(apart) <= 2 * 60
-    assert played <= 460 + 60
+    assert -2 * 80 <= min(apart) < max(apart) <= 2 * 80
+    assert played <= 460 + 80
+
+
+class Late(Watched):
+    """A pool of which these workers take a moment for what is named."""
+
+    def __init__(self, make: Any, arguments: Any, late: Sequence[tuple[str, int]]) -> None:
+        super().__init__(make, arguments)
+        self._late = late
+
+    def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
+        future = super().submit(worker, method, *arguments)
+        if (method, worker) not in self._late:
+            return future
+        late: Future[Any] = Future()
+        Timer(0.05, late.set_result, [future.result()]).start()
+        return late
+
+
+def test_a_learner_that_waits_for_one_shard_sleeps_although_the_other_one_has_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+
+    def counted(futures: Any, return_when: str) -> Any:
+        waits.append(len(futures))
+        return wait(futures, return_when=return_when)
+
+    monkeypatch.setattr(flow, "wait", counted)
+    steps = list(updates(config_of(), Context(pool=lambda *given, processes: Late(*given, [("draw", 4)]))))
+    assert [step.update for step in steps] == list(range(1, 25))
+    assert len(waits) < 200
+
+
+def test_no_shard_is_learnt_from_before_all_together_hold_what_learning_starts_with() -> None:
+    """Actors 1 and 3 are slow, and so shard 0 has its share of 60 transitions while shard 1 has none."""
+    pools: list[Late] = []
+
+    def open_pool(make: Any, arguments: Any, *, processes: bool) -> Late:
+        pools.append(Late(make, arguments, [("play", 1), ("play", 3)]))
+        return pools[-1]
+
+    list(updates(config_of(lead_rollouts=6), Context(pool=open_pool)))
+    before = pools[0].asked[: pools[0].asked.index(("draw", 4))]
+    assert before.count(("add", 4)) * 10 > 30
+    assert sum(method == "add" for method, _ in before) * 10 >= 60
 
 
 def test_weights_go_to_each_actor_with_its_next_rollout_and_only_when_they_are_new() -> None:
@@ -260,7 +307,7 @@ def test_an_actor_that_dies_is_replaced_and_its_episodes_end_where_it_was_last_s
     assert [step.update for step in steps] == list(range(1, 25))
     assert replaced(steps) == 1
     after = asked[asked.index(("replaced", 1)) + 1 :]
-    assert after[:2] == [("end", 4), ("reset", 1)]  # actor 1 fills shard 1, which is worker 3 + 1
+    assert after[:2] == [("end", 5), ("reset", 1)]  # actor 1 fills shard 1, which is worker 4 + 1
     assert ("play", 1) in after
 
 
@@ -269,22 +316,22 @@ def test_a_shard_that_dies_starts_anew_empty_and_what_fills_it_starts_anew_too(
     method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "footplate"):
-        steps, asked = watched(config_of(), [(method, 3, 4)])
+        steps, asked = watched(config_of(), [(method, 4, 4)])
     assert [step.update for step in steps] == list(range(1, 25))
     assert replaced(steps) == 1
     assert caplog.messages == [
-        "worker 3: its process died (SIGKILL); replaced, 1 of at most 10",
-        "worker 3: was a shard of the replay; what it held is lost",
+        "worker 4: its process died (SIGKILL); replaced, 1 of at most 10",
+        "worker 4: was a shard of the replay; what it held is lost",
     ]
-    after = asked[asked.index(("replaced", 3)) + 1 :]
+    after = asked[asked.index(("replaced", 4)) + 1 :]
     assert after[:2] == [("reset", 0), ("reset", 2)]
-    assert ("draw", 4) in after[: after.index(("draw", 3))]  # the other one is learnt from until it is filled
+    assert ("draw", 5) in after[: after.index(("draw", 4))]  # the other one is learnt from until it is filled
 
 
 def test_the_only_shard_is_filled_again_before_learning_goes_on() -> None:
-    steps, asked = watched(config_of(shards=1), [("draw", 3, 7)])
-    after = asked[asked.index(("replaced", 3)) + 1 :]
-    assert after[: after.index(("draw", 3))].count(("add", 3)) >= 6  # 60 transitions, 10 a rollout
+    steps, asked = watched(config_of(shards=1), [("draw", 4, 7)])
+    after = asked[asked.index(("replaced", 4)) + 1 :]
+    assert after[: after.index(("draw", 4))].count(("add", 4)) >= 6  # 60 transitions, 10 a rollout
     assert [step.update for step in steps] == list(range(1, 25))
 
 
@@ -320,7 +367,7 @@ def test_the_budget_pays_for_the_filling_and_so_many_windows_a_transition() -> N
     assert config_of().updates == 24
     assert config_of(samples_per_insert=4.0).updates == 48
     assert actors(config_of()) == 0
-    assert actors(config_of(processes=True)) == 5
+    assert actors(config_of(processes=True)) == 6
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
@@ -328,16 +375,19 @@ def test_what_does_not_fit_together_is_refused() -> None:
         "steps: 63 pays for no update: after learning_starts_steps, 60, a batch takes batch_size / samples_per_insert "
         "= 4 more; use at least as many"
     )
-    assert refusal(shards=4) == "shards: 4 are more than actors: 3, and each takes one to fill it; use fewer"
+    assert refusal(shards=3) == (
+        "shards: 4 actors can't fill 3 shards evenly, and each is drawn from as often; use a divisor of actors"
+    )
+    assert refusal(shards=8).startswith("shards: 4 actors can't fill 8 shards evenly")
     assert refusal(batch_size=100, steps=1000, samples_per_insert=1.0) == (
-        "lead_rollouts: 2 lets the learner draw 60 windows ahead, less than batch_size: 100; use more, or a higher "
+        "lead_rollouts: 2 lets the learner draw 80 windows ahead, less than batch_size: 100; use more, or a higher "
         "samples_per_insert"
     )
     assert refusal(environment=CATCH | {"processes": True}) == (
         "environment.processes: actors are processes that play their own environments; set it to false"
     )
     assert refusal(replay={"kind": "uniform", "transitions": 20}) == (
-        "replay.transitions: 20 has 3 for each environment, and a window of n_step: 3 takes 5; use at least 30"
+        "replay.transitions: 20 has 2 for each environment, and a window of n_step: 3 takes 5; use at least 40"
     )
     assert refusal(reset_every_updates=5) == (
         "evaluate.every_updates: 16 is no multiple of reset_every_updates: 5, and only there a policy can be saved; "

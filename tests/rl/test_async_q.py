@@ -192,6 +192,13 @@ def test_a_run_in_this_thread_resumes_to_the_same_bytes(workers: int, tmp_path: 
     assert list(evaluate(config, Context(checkpoint=Checkpoint(folder))))[-1].metrics["eval/length"] >= 1
 
 
+def test_layers_that_nothing_shares_are_refused() -> None:
+    with pytest.raises(ValidationError) as error:
+        config_of(network={"kind": "mlp", "shared": True})
+    problem = "network.shared: there is no policy to share layers with; leave it out"
+    assert error.value.errors()[0]["msg"] == f"Value error, {problem}"
+
+
 @pytest.mark.parametrize(
     ("exploration", "problem"),
     [

@@ -10,6 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 from footplate.context import Context
+from footplate.errors import FootplateError
+from footplate.job import load_job
 from footplate_rl.distributions import Categorical, Gaussian, distribution_of
 from footplate_rl.environments import GymnasiumConfig, make_environments
 from footplate_rl.groups import Group
@@ -76,3 +78,10 @@ def test_an_action_is_learnt_from_as_drawn_and_clipped_for_the_environment() -> 
     assert rollout.rewards_TN.tolist() == np.stack(rewards).tolist()
     policy = Policy(Far(), Gaussian((1,)), Context(), "greedy")
     assert policy.act(np.zeros((2, 3), np.float32), np.zeros((2, 1))).tolist() == [[50], [50]]
+
+
+@pytest.mark.parametrize("recipe", ["catch-paac", "catch-ppo", "catch-dqn", "catch-apex"])
+def test_a_device_that_has_no_float64_is_refused_before_anything_starts(recipe: str) -> None:
+    with pytest.raises(FootplateError) as error:
+        load_job(recipe, ["device=mps"])
+    assert str(error.value).endswith("device: mps has no float64, in which actions are drawn; use cpu or cuda")

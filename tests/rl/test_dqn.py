@@ -22,6 +22,7 @@ from footplate_rl.explorer import FallingEpsilon
 from footplate_rl.networks import Nature
 from footplate_rl.q_learning import Lessons, ReplayLoss, SoftTarget, bootstrap_values
 from footplate_rl.q_networks import DuelingNetwork, ValueMLP, build_value_network
+from footplate_rl.value_learning import beta_at
 
 CATCH = {"kind": "gymnasium", "id": "footplate/Catch-v0"}
 SMALL = {
@@ -83,11 +84,12 @@ def test_epsilon_falls_by_frames_from_where_learning_starts() -> None:
 
 @pytest.mark.parametrize("kind", ["uniform", "proportional", "rank"])
 @pytest.mark.parametrize("target", [{"kind": "hard", "every_updates": 5}, {"kind": "soft", "rate": 0.1}])
+@pytest.mark.parametrize("transitions", [32, 60])
 def test_a_run_resumed_where_environments_start_anew_ends_with_the_same_bytes(
-    kind: str, target: dict[str, Any], tmp_path: Path
+    kind: str, target: dict[str, Any], transitions: int, tmp_path: Path
 ) -> None:
-    """The ring has wrapped around by then; the rewards are small enough for priorities to differ."""
-    replay = {"kind": kind, "transitions": 60}
+    """The ring has wrapped around by then; of 32 rows the topmost can't be drawn at a save."""
+    replay = {"kind": kind, "transitions": transitions}
     config = config_of(replay=replay, target=target, n_step=3, double=True, dueling=True)
     store = CheckpointStore(tmp_path, keep_last=9)
     straight: list[Step] = []
@@ -151,6 +153,13 @@ def test_the_loss_worked_by_hand() -> None:
         assert terms.total.item() == pytest.approx(expected)
         assert (terms.count, loss.errors[0].tolist()) == (2, [3.0, -0.5])
         assert terms.metrics["train/td_error"] == Mean(torch.tensor(3.5), 2)
+
+
+def test_beta_moves_in_a_straight_line_to_its_final_value_or_stays() -> None:
+    replay = {"kind": "proportional", "transitions": 100, "beta": 0.4}
+    assert [beta_at(config_of(replay=replay), number, 24) for number in (0, 11, 23)] == pytest.approx([0.425, 0.7, 1.0])
+    assert beta_at(config_of(replay=replay | {"final_beta": 0.4}), 11, 24) == 0.4
+    assert beta_at(config_of(), 11, 24) == 0.0
 
 
 def test_a_soft_target_comes_nearer_by_its_rate() -> None:

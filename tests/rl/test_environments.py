@@ -254,6 +254,16 @@ def test_an_environment_that_fails_ends_the_run_in_one_line(what: str, message: 
     assert str(failed.value) == message
 
 
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+def test_the_last_observation_of_an_episode_is_looked_at_too(autoreset: Any) -> None:
+    name, arguments = "broken_environments.Countdown", {"what": "nan at the end"}
+    environments = make_environments(OwnConfig(kind="own", name=name, arguments=arguments, autoreset=autoreset), 2)
+    assert len(play(environments, 0, steps=3)) == 3
+    with pytest.raises(TrainingError) as failed:
+        play(environments, 0, steps=4)
+    assert str(failed.value) == f"environment 0: its observation is not finite; {ADVICE}"
+
+
 def test_the_exception_of_an_environment_in_this_process_is_kept_for_its_traceback() -> None:
     with pytest.raises(TrainingError) as failed:
         play(make_environments(misbehaving("raise"), 1), 0)

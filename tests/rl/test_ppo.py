@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError
+from footplate.errors import FootplateError, TrainingError
 from footplate.job import load_job
 from footplate.step import Mean, Step, metric_value
 from footplate_rl.actor import Actor
@@ -173,6 +173,32 @@ def test_there_is_one_step_a_rollout_and_state_where_environments_start_anew() -
     assert entropy.count == 2 * 4 * 8
     rates = [metric.total / metric.count for s in steps if isinstance(metric := s.metrics["train/learning_rate"], Mean)]
     assert rates == pytest.approx([0.01 * (1 - (6 * number + 2.5) / 54) for number in range(9)])
+
+
+def learning_rates(**changes: Any) -> list[float]:
+    """The mean of each update's six gradient steps."""
+    steps = updates(config_of(**changes), Context())
+    return [m.total / m.count for s in steps if isinstance(m := s.metrics["train/learning_rate"], Mean)]
+
+
+def test_a_schedule_counts_updates_of_the_run_and_not_gradient_steps() -> None:
+    """Worked by hand for a rate of 0.01 and six gradient steps an update, nine updates."""
+    warmed = learning_rates(schedule={"kind": "constant", "warmup_updates": 2})
+    assert warmed == pytest.approx([0.01 * 3.5 / 12, 0.01 * 9.5 / 12] + [0.01] * 7)
+    dropped = learning_rates(schedule={"kind": "step", "every_updates": 4, "factor": 0.5})
+    assert dropped == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.0025])
+    fallen = learning_rates(schedule={"kind": "linear", "updates": 3})
+    assert fallen == pytest.approx([0.01 * (1 - (6 * n + 2.5) / 18) for n in range(3)] + [0.0] * 6)
+
+
+def test_gradients_that_are_not_finite_end_the_run_and_name_the_gradient_step() -> None:
+    exploding = {"kind": "adam", "learning_rate": 1e30}
+    with pytest.raises(TrainingError) as error:
+        list(updates(config_of(optimizer=exploding, update={"stop_after_non_finite": 2}), Context()))
+    assert str(error.value) == (
+        "gradient step 3: gradient of network.value_trunk.1.weight: not finite 2 times in a row; lower "
+        "optimizer.learning_rate or set update.clip_norm."
+    )
 
 
 def test_a_policy_that_has_moved_too_far_ends_the_update_and_the_next_one_begins_as_ever() -> None:

@@ -3,6 +3,10 @@
 Axes: N environment.
 """
 
+import os
+import signal
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -114,6 +118,33 @@ def test_an_episode_after_a_restart_has_a_seed_of_its_own() -> None:
         assert not (again.observations_NO[0] == first[0]).any()
         assert (np.abs(again.observations_NO[0]) <= 0.05).all()  # where CartPole starts
         assert (environments.reset(0) == first).all()  # from here on all is a function of seed and number again
+
+
+def test_a_signal_to_all_processes_leaves_them_to_the_trainer() -> None:
+    with closing(make_environments(GymnasiumConfig(id="CartPole-v1", processes=True), 2)) as environments:
+        environments.reset(0)
+        processes = [one._process for one in environments._processes]  # type: ignore[attr-defined]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for process in processes:
+                os.kill(process.pid, number)
+            assert environments.step(np.array([0, 0])).valid_N.all()
+        assert environments.restarts == 0
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_an_interpreter_that_ends_without_closing_them_does_not_wait_for_them() -> None:
+    program = """
+from footplate_rl.environments import GymnasiumConfig, make_environments
+
+if __name__ == "__main__":
+    environments = make_environments(GymnasiumConfig(id="CartPole-v1", processes=True), 2)
+    environments.reset(0)
+    print(*(one._process.pid for one in environments._processes))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    for pid in ended.stdout.split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 def test_a_process_that_only_runs_an_environment_never_imports_torch() -> None:

@@ -61,7 +61,6 @@ class Recording:
         self._channels = spaces[0].shape[0] // stack if stack > 1 else None
         self._played: list[Played] = []
         self._whole: list[NDArray[np.intp]] = []
-        self._last_NO: Observations | None = None
 
     def add(
         self,

@@ -16,7 +16,8 @@ from footplate_rl.value_learning import ValueLearning, require_room
 
 
 class Config(ValueLearning):
-    """The defaults are the paper's where it says them, for Atari, but for the optimizer and the number of actors."""
+    """The defaults are the paper's where it says them, for Atari, but for the optimizer, `samples_per_insert` and the
+    number of actors."""
 
     steps: Count = 50_000_000
     """The budget: decisions of all actors together (on Atari four emulator frames each), the filling included."""
@@ -25,7 +26,7 @@ class Config(ValueLearning):
     environments: Count = 1
     """How many environments each actor plays at once."""
     shards: Count = 1
-    """Into how many parts the replay is cut; actor i fills the shard i modulo this."""
+    """Into how many parts the replay is cut, each filled by as many actors; actor i fills the shard i modulo this."""
     processes: bool = True
     """Each actor and shard in a process of its own; false: one after another in this one, where breakpoints stop."""
     rollout_steps: Count = 50
@@ -46,7 +47,7 @@ class Config(ValueLearning):
     """How often each environment of each actor is played at random."""
     batch_size: Count = 512
     """Windows an update learns from."""
-    replay: ReplayConfig = ProportionalReplay(transitions=2_000_000)
+    replay: ReplayConfig = ProportionalReplay(transitions=2_000_000, final_beta=0.4)
     """What all shards together keep, and how each draws."""
     n_step: Count = 3
     """How many rewards a target adds up before it bootstraps."""
@@ -62,7 +63,8 @@ class Config(ValueLearning):
     """When and how the policy is evaluated; a multiple of `reset_every_updates`. It also happens at the end."""
     reset_every_updates: Count = 20_000
     """After so many updates all actors rest, and all environments start anew. Checkpoints fall only there. Episodes cut
-    this way bootstrap from where they stood, and no statistic counts them."""
+    this way bootstrap from where they stood, and no statistic counts them: make it several times the longest one, in
+    steps of each environment."""
 
     @property
     def updates(self) -> int:
@@ -87,9 +89,10 @@ class Config(ValueLearning):
                 f"batch takes batch_size / samples_per_insert = {self.batch_size / self.samples_per_insert:g} more; "
                 "use at least as many"
             )
-        if self.shards > self.actors:
+        if self.actors % self.shards:
             raise ValueError(
-                f"shards: {self.shards} are more than actors: {self.actors}, and each takes one to fill it; use fewer"
+                f"shards: {self.actors} actors can't fill {self.shards} shards evenly, and each is drawn from as "
+                "often; use a divisor of actors"
             )
         if self.batch_size > (most := self.samples_per_insert * self.lead_transitions):
             raise ValueError(

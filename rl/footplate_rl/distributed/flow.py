@@ -113,7 +113,9 @@ class Flow:
             if not self._shards_to_draw_from():
                 total = self._config.learning_starts_steps
                 yield Step(number, activity=Activity("fill the replay", min(total, self._limit.inserted), total))
-            wait([*self._calls, *(draw.future for draw in self._drawing)], return_when=FIRST_COMPLETED)
+            # The first draw alone is learnt from next: a later one that is done would be no reason to wake up.
+            first = [self._drawing[0].future] if self._drawing else []
+            wait([*self._calls, *first], return_when=FIRST_COMPLETED)
 
     def learnt(self, worker: int, batch: Batch, errors_B: NDArray[Any]) -> None:
         """Hand the errors of a batch back to the shard that drew it."""
@@ -186,7 +188,9 @@ class Flow:
             self._limit.drawn += size
 
     def _shards_to_draw_from(self) -> list[int]:
-        """Those that have their share of what must be stored before learning starts."""
+        """None before learning starts; then those that have their share of what must be stored by then."""
+        if self._limit.inserted < self._config.learning_starts_steps:
+            return []
         share = self._config.learning_starts_steps / self._config.shards
         return [shard for shard, stored in enumerate(self._stored) if stored >= share and self._windows[shard] > 0]
 

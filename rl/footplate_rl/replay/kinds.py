@@ -36,7 +36,9 @@ class _Prioritised(_Memory):
     alpha: Fraction
     """How much priorities matter; at 0 not at all."""
     beta: Fraction
-    """How much of the bias that this brings is corrected, at first; it grows in a straight line to 1 at the end."""
+    """How much of the bias that this brings is corrected, at first; it moves in a straight line to `final_beta`."""
+    final_beta: Fraction = 1.0
+    """How much of it is corrected in the last update of the planned run; Ape-X keeps to 0.4."""
     uniform_mix: Probability = 1e-3
     """The probability with which a row of the batch is drawn uniformly all the same."""
 
@@ -48,7 +50,7 @@ class ProportionalReplay(_Prioritised):
     alpha: Fraction = 0.6
     """How much priorities matter; at 0 not at all."""
     beta: Fraction = 0.4
-    """How much of the bias that this brings is corrected, at first; it grows in a straight line to 1 at the end."""
+    """How much of the bias that this brings is corrected, at first; it moves in a straight line to `final_beta`."""
     epsilon: Positive = 1e-6
     """Added to |delta|, so that what has no error is drawn again some day."""
 
@@ -60,7 +62,7 @@ class RankReplay(_Prioritised):
     alpha: Fraction = 0.7
     """How much priorities matter; at 0 not at all."""
     beta: Fraction = 0.5
-    """How much of the bias that this brings is corrected, at first; it grows in a straight line to 1 at the end."""
+    """How much of the bias that this brings is corrected, at first; it moves in a straight line to `final_beta`."""
 
 
 ReplayKind = UniformReplay | ProportionalReplay | RankReplay

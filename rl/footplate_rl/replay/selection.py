@@ -56,7 +56,7 @@ class Uniform:
     def __init__(self, rows: int) -> None:
         self.count = 0
         self.may_be_drawn_R = np.zeros(rows, np.bool_)
-        self._used = 0
+        self._used = 0  # the highest row that could ever be drawn, and one: it does not fall when that row leaves
 
     def enter(self, rows: Rows) -> None:
         if len(rows):
@@ -80,12 +80,11 @@ class Uniform:
         """Nothing depends on errors here."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"may_be_drawn": torch.from_numpy(self.may_be_drawn_R)}
+        return {"may_be_drawn": torch.from_numpy(self.may_be_drawn_R), "used": self._used}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.may_be_drawn_R[:] = state["may_be_drawn"].numpy()
-        (rows,) = np.nonzero(self.may_be_drawn_R)
-        self.count, self._used = len(rows), int(rows[-1]) + 1 if len(rows) else 0
+        self.count, self._used = int(np.count_nonzero(self.may_be_drawn_R)), int(state["used"])
 
 
 class Proportional:
