@@ -1,5 +1,6 @@
 """Batches: the budget holds, every pair comes once an epoch, and the order depends on nothing but the seed."""
 
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_blocks_of_a_large_corpus_also_deal_every_pair_once(monkeypatch: pytest.
         if order.epoch == 1:
             break
     assert sorted(seen) == list(range(200))
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BLOCK", 1 << 10)
+    offsets = np.arange((1 << 18) + 1)
+    sentences = Sentences(np.full(1 << 18, 4, np.int32), offsets)
+    tracemalloc.start()
+    try:
+        updates(order_of(Pairs(sentences, sentences), Context()), 1)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(offsets), "two bytes a pair: a number has eight"
+    finally:
+        tracemalloc.stop()
 
 
 def test_batches_are_in_random_order_of_length() -> None:
