@@ -175,6 +175,22 @@ def test_each_member_of_an_ensemble_of_averages_is_an_average(runs: Path) -> Non
         assert found == pytest.approx(float((each[0][name].double() + each[1][name].double()).sum() / 2), rel=1e-5)
 
 
+@pytest.mark.parametrize("decay", [0, 0.9])
+def test_a_member_of_the_run_itself_has_averaged_weights_where_the_run_has_and_of_another_its_own(
+    runs: Path, decay: float
+) -> None:
+    name = f"moving{decay}"
+    trained(runs, name, "ema_decay=0.9")
+    config = load_job(runs / name / "job.yaml", [f"ema_decay={decay}", f"ensemble=['@2', {name}@2, two]"]).config
+    assert isinstance(config, Config)
+    context = Context(folder=runs / name, checkpoint=checkpoint(runs / name, 4))
+    models, _, _ = open_ensemble(config, context, translation.restore_model)
+    part = "ema" if decay else "model"
+    members = [(name, 4, part), (name, 2, part), (name, 2, part), ("two", 4, "model")]
+    weights = [checkpoint(runs / run, update).load_module_state(of) for run, update, of in members]
+    assert states(models) == pytest.approx([float(each["target_embedding.weight"].double().sum()) for each in weights])
+
+
 def test_evaluation_reports_the_ensembles_loss_and_translates_with_it(runs: Path) -> None:
     config, context = opened(runs, "ensemble=[two, '@2']", "evaluate.search.kind=beam")
     *_, step = translation.evaluate(config, context)
