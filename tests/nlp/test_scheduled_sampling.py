@@ -194,6 +194,19 @@ def test_samples_follow_the_probabilities() -> None:
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0, 0.125, 0.5, 0.25]), atol=0.015, rtol=0)
 
 
+@pytest.mark.parametrize("how", ["argmax", "sample"])
+@pytest.mark.parametrize("kind", ["transformer", "recurrent"])
+def test_logits_that_are_no_numbers_make_a_loss_that_is_none_and_no_error(
+    kind: str, how: Literal["argmax", "sample"]
+) -> None:
+    model = small() if kind == "transformer" else build_model(RecurrentConfig(embedding_width=8, width=8), 11, 11)
+    with torch.no_grad():
+        model.output_matrix.fill_(torch.nan)
+    loss = TranslationLoss(model, scheduled_sampling=ScheduledSampling(decay=LINEAR, prediction=how))
+    loss.true_share = 0.0
+    assert loss(BATCH).total.isnan()
+
+
 def test_a_share_of_one_is_teacher_forcing_bit_for_bit_dropout_and_all() -> None:
     losses = []
     for sampling in (None, ScheduledSampling(decay=LINEAR)):
