@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Literal, Self, cast, get_args
 
 import numpy as np
-import torch
 
 from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
@@ -22,7 +21,7 @@ from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
-from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search
+from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search, without_gradients
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
@@ -138,9 +137,8 @@ def evaluate(
     for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
         mine = batch_rows[context.rank :: context.ranks]
         if len(mine):
-            with torch.inference_mode():
-                nll, tokens = _teacher_forced(model, held.pairs, mine, context)
-                outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
+            nll, tokens = _teacher_forced(model, held.pairs, mine, context)
+            outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
             found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
         done += len(batch_rows)
         yield Step(update, activity=Activity("evaluate", done, len(rows)))
@@ -163,7 +161,7 @@ def _teacher_forced(
     """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
     batch = to_batch(pairs, rows, context.device)
     real_BT = batch.target_BT != PAD
-    with context.autocast():
+    with context.autocast(), without_gradients(context.device):
         if isinstance(model, Ensemble):
             nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
         else:
