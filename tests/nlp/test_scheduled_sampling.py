@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from footplate.errors import ConfigError
 from footplate.job import load_job
-from footplate_nlp import scheduled_sampling
+from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch
 from footplate_nlp.losses import TranslationLoss, WordDropout
 from footplate_nlp.model import build_model
@@ -26,6 +26,7 @@ from footplate_nlp.scheduled_sampling import (
     decode_mixed,
     mix,
     mixed_input,
+    predict,
     predictions,
 )
 from footplate_nlp.seq2seq import Decoded, Decoding, Memory, Seq2Seq
@@ -178,7 +179,7 @@ def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyP
     model = small(copying=True)
     memory = model.encode(SOURCE_BS)
     decoded = model.decode(memory, INPUT_BT)
-    monkeypatch.setattr(scheduled_sampling, "LOGITS_AT_ONCE", 1)  # a sentence at a time
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 1)  # a sentence at a time
     with torch.no_grad():
         found_BT = predictions(model, memory, decoded, "argmax")
         logits_BTV = model.logits(memory, decoded)
@@ -189,7 +190,7 @@ def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyP
 def test_samples_follow_the_probabilities() -> None:
     logits_BTV = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.4, 0.2]).log().expand(1, 20_000, 6).clone()
     torch.manual_seed(1)
-    drawn_BT = scheduled_sampling.predict(logits_BTV, "sample")
+    drawn_BT = predict(logits_BTV, "sample")
     shares = torch.bincount(drawn_BT.flatten(), minlength=6) / drawn_BT.numel()
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0, 0.125, 0.5, 0.25]), atol=0.015, rtol=0)
 

@@ -153,6 +153,9 @@ def test_half_precision_is_summed_in_single() -> None:
 class CastsOf(TorchDispatchMode):
     """Counts how often each of the model's weights is cast."""
 
+    CASTS = torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype
+    """With gradients off, and in inference mode."""
+
     def __init__(self, model: Seq2Seq) -> None:
         super().__init__()
         self.weights = {weight.data_ptr() for weight in model.parameters()}
@@ -161,7 +164,7 @@ class CastsOf(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.weights:
+        if func in self.CASTS and args[0].data_ptr() in self.weights:
             self.counts[args[0].data_ptr()] += 1
         return func(*args, **(kwargs or {}))
 
