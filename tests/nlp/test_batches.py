@@ -1,8 +1,11 @@
 """Batches: the budget holds, every pair comes once an epoch, and the order depends on nothing but the seed."""
 
 import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -14,10 +17,11 @@ from footplate.context import Context
 from footplate.errors import CheckpointError, FootplateError
 from footplate_nlp import batches
 from footplate_nlp.batches import Batch, BatchOrder, GlobalBatch, batches_by_width, pad, to_batch
-from footplate_nlp.corpora import CopyCorpus
+from footplate_nlp.corpora import CopyCorpus, Part
+from footplate_nlp.scan import Pair
 from footplate_nlp.symbols import BOS, EOS, PAD
 from footplate_nlp.tokenised import Pairs, Sentences
-from footplate_nlp.training_pairs import open_corpus
+from footplate_nlp.training_pairs import learn, open_corpus, prepare
 from footplate_nlp.vocabulary import Symbols, Vocabulary
 
 CPU = torch.device("cpu")
@@ -203,7 +207,7 @@ def test_tokens_on_disk_are_those_in_memory_and_are_written_once(tmp_path: Path)
     again = opened(tmp_path, corpus, "text")
     assert (tmp_path / "data" / "source.tokens").stat().st_mtime_ns == written
     assert np.array_equal(again.source.tokens, pairs.source.tokens)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", ".tokenising.lock"}
 
 
 def test_tokens_of_another_text_or_damaged_ones_are_made_anew(tmp_path: Path) -> None:
@@ -235,6 +239,51 @@ def test_a_flipped_byte_is_found_and_said_and_the_text_tokenised_anew(
         assert caplog.messages == [f"{path}: is damaged; the text is tokenised anew"]
         assert path.read_bytes() == whole
         caplog.clear()
+
+
+def test_ranks_that_share_a_folder_make_it_once_and_all_find_it_whole(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    class Counted(CopyCorpus):
+        def pairs(self, part: Part) -> Iterator[Pair]:
+            read.append(part)
+            return super().pairs(part)
+
+    corpus = Counted(train_pairs=500, valid_pairs=1, test_pairs=1)
+    vocabulary = Vocabulary()
+    learn(vocabulary, Symbols(), corpus)
+    read.clear()
+    together = Barrier(4)
+
+    def rank() -> Pairs:
+        together.wait()
+        return open_corpus(corpus, vocabulary, Symbols(), Context(folder=tmp_path), "text")
+
+    with ThreadPoolExecutor(4) as ranks:
+        found = [each.result() for each in [ranks.submit(rank) for _ in range(4)]]
+    assert read == ["train"]
+    assert {len(pairs) for pairs in found} == {500}
+    assert all(np.array_equal(pairs.target.tokens, found[0].target.tokens) for pairs in found)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FootplateError])
+def test_what_was_tokenised_until_it_was_stopped_is_not_left_behind(error: type[BaseException], tmp_path: Path) -> None:
+    class Broken(CopyCorpus):
+        def pairs(self, part: Part) -> Iterator[Pair]:
+            yield from islice(super().pairs(part), 20)
+            if read:
+                raise error
+            read.append(part)
+
+    read: list[str] = []  # the vocabulary is learned from all of it
+    broken = Broken(train_pairs=50, valid_pairs=1, test_pairs=1)
+    with pytest.raises(error):
+        prepare(broken, Symbols(), "text", tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+    read.clear()
+    with pytest.raises(error):
+        opened(tmp_path, broken, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [".tokenising.lock"]
 
 
 def test_without_a_run_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
