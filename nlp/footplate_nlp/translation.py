@@ -110,11 +110,6 @@ class Config(Section):
                 "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
                 "choose another, or leave this out"
             )
-        if self.scheduled_sampling is not None and self.scheduled_sampling.begin_update >= self.updates:
-            raise ValueError(
-                f"scheduled_sampling.begin_update: {self.scheduled_sampling.begin_update} is not below "
-                f"updates: {self.updates}, so it would never act; lower it"
-            )
         if isinstance(self.model, RecurrentConfig):
             if self.scheduled_sampling is not None and self.scheduled_sampling.passes is not None:
                 raise ValueError(
@@ -152,8 +147,17 @@ class Config(Section):
 
 
 def check(job: Job) -> None:
-    """Raise ValueError where the run would not keep the checkpoints that it is to average."""
+    """Raise ValueError where the run would not keep the checkpoints that it is to average, or never sample its inputs.
+
+    `--debug` makes few updates of a recipe that was written for many: there it may end before the sampling begins.
+    """
     assert isinstance(job.config, Config)
+    sampling = job.config.scheduled_sampling
+    if sampling is not None and sampling.begin_update >= job.config.updates and not job.debug:
+        raise ValueError(
+            f"scheduled_sampling.begin_update: {sampling.begin_update} is not below "
+            f"updates: {job.config.updates}, so it would never act; lower it"
+        )
     if job.config.average > job.save.keep_last:
         raise ValueError(
             f"average: {job.config.average} checkpoints, but save.keep_last: {job.save.keep_last} keeps fewer; "

@@ -15,8 +15,9 @@ from footplate.errors import ConfigError
 from footplate.job import load_job
 from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch
+from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.losses import TranslationLoss, WordDropout
-from footplate_nlp.model import build_model
+from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.scheduled_sampling import (
     ExponentialDecay,
@@ -32,6 +33,7 @@ from footplate_nlp.scheduled_sampling import (
 from footplate_nlp.seq2seq import Decoded, Decoding, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 from footplate_nlp.transformer import TransformerConfig
+from footplate_nlp.translation import Config
 
 SOURCE_BS = torch.tensor([[5, 6, 7, 8, EOS], [9, 4, EOS, PAD, PAD]])
 INPUT_BT = torch.tensor([[BOS, 5, 9, 4, 10], [BOS, 7, 6, PAD, PAD]])
@@ -175,6 +177,13 @@ def test_a_beginning_after_the_end_is_refused() -> None:
     )
 
 
+def test_debug_may_end_before_the_sampling_begins() -> None:
+    decay = ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"]
+    job = load_job("copy-transformer", [*decay, "scheduled_sampling.begin_update=7"], debug=True)
+    assert isinstance(job.config, Config)
+    assert job.config.updates == 5
+
+
 def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(copying=True)
     memory = model.encode(SOURCE_BS)
@@ -193,6 +202,23 @@ def test_samples_follow_the_probabilities() -> None:
     drawn_BT = predict(logits_BTV, "sample")
     shares = torch.bincount(drawn_BT.flatten(), minlength=6) / drawn_BT.numel()
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0, 0.125, 0.5, 0.25]), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["argmax", "sample"])
+@pytest.mark.parametrize("config", [TransformerConfig(), ConvolutionalConfig(), RecurrentConfig()])
+def test_predictions_in_half_precision_take_no_gradient_from_any_weight(
+    config: ModelConfig, how: Literal["argmax", "sample"]
+) -> None:
+    torch.manual_seed(3)
+    model = build_model(config.model_copy(update={"dropout": 0.0, "copying": True}), 11, 11)
+    loss = TranslationLoss(model, scheduled_sampling=ScheduledSampling(decay=LINEAR, prediction=how))
+    loss.true_share = 0.5
+    # The predictions are made first, without gradients: a cast that autocast kept of that would have none either.
+    with torch.autocast("cpu", torch.bfloat16):
+        total = loss(BATCH).total
+    total.backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert idle == []
 
 
 @pytest.mark.parametrize("how", ["argmax", "sample"])
