@@ -21,7 +21,7 @@ from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.metrics import ALL, Score, Scoring, score
 from footplate_nlp.moses import MosesLanguage
-from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search, without_gradients
+from footplate_nlp.search import GreedyConfig, SearchConfig, evaluating, rows_of_a_sentence, search, without_gradients
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
@@ -127,22 +127,22 @@ def evaluate(
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
     `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages.
+    The model is left in training or evaluation mode as it was found.
     """
     rows = np.arange(len(held.texts))
     found: dict[int, tuple[str, float, int]] = {}
     done = 0
-    model.eval()
     budget = config.batch_tokens // rows_of_a_sentence(config.search)
-    # The longest first: if anything is too large, it shows at once.
-    for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
-        mine = batch_rows[context.rank :: context.ranks]
-        if len(mine):
-            nll, tokens = _teacher_forced(model, held.pairs, mine, context)
-            outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
-            found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
-        done += len(batch_rows)
-        yield Step(update, activity=Activity("evaluate", done, len(rows)))
-    model.train()
+    with evaluating(model):
+        # The longest first: if anything is too large, it shows at once.
+        for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
+            mine = batch_rows[context.rank :: context.ranks]
+            if len(mine):
+                nll, tokens = _teacher_forced(model, held.pairs, mine, context)
+                outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
+                found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
+            done += len(batch_rows)
+            yield Step(update, activity=Activity("evaluate", done, len(rows)))
     found = {row: what for share in context.gather(found) for row, what in share.items()}
     texts, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
     losses = Score(np.array([nlls, counts], np.float64).T, lambda sums: sums[0] / sums[1])
