@@ -19,7 +19,7 @@ from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
-from footplate_nlp.metrics import ALL, Score, Scoring, score
+from footplate_nlp.metrics import ALL, Score, Scoring, score, share
 from footplate_nlp.moses import MosesLanguage
 from footplate_nlp.search import GreedyConfig, SearchConfig, evaluating, rows_of_a_sentence, search, without_gradients
 from footplate_nlp.seq2seq import Seq2Seq
@@ -72,7 +72,7 @@ class Evaluated:
 
     metrics: dict[str, float]
     scores: dict[str, Score]
-    """`loss` in nats a token, and all that `score` finds."""
+    """`loss` in nats a token, all that `score` finds, and `truncated`, in percent."""
     outputs: list[str]
     """What the search wrote, in the order of the corpus."""
     samples: Table
@@ -126,11 +126,12 @@ def evaluate(
 ) -> Generator[Step, None, Evaluated]:
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
-    `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages.
+    `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages,
+    `eval/truncated` of outputs that were ended at their maximum length.
     The model is left in training or evaluation mode as it was found.
     """
     rows = np.arange(len(held.texts))
-    found: dict[int, tuple[str, float, int]] = {}
+    found: dict[int, tuple[str, bool, float, int]] = {}
     done = 0
     budget = config.batch_tokens // rows_of_a_sentence(config.search)
     with evaluating(model):
@@ -139,14 +140,15 @@ def evaluate(
             mine = batch_rows[context.rank :: context.ranks]
             if len(mine):
                 nll, tokens = _teacher_forced(model, held.pairs, mine, context)
-                outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
-                found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
+                outputs, cut = _translated(model, vocabulary, held.pairs, mine, config, context)
+                found |= zip(map(int, mine), zip(outputs, cut, nll, tokens, strict=True), strict=True)
             done += len(batch_rows)
             yield Step(update, activity=Activity("evaluate", done, len(rows)))
-    found = {row: what for share in context.gather(found) for row, what in share.items()}
-    texts, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
+    found = {row: what for part in context.gather(found) for row, what in part.items()}
+    texts, truncated, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
     losses = Score(np.array([nlls, counts], np.float64).T, lambda sums: sums[0] / sums[1])
     scores = {"loss": losses} | score(texts, [target for _, target in held.texts], config.scoring, held.language)
+    scores |= {"truncated": share((cut, 1) for cut in truncated)}
     metrics = {"eval/loss": losses.value, "eval/perplexity": math.exp(min(losses.value, 700.0))}
     metrics |= {f"eval/{name}": each.value for name, each in scores.items()}
     for corpus, rows_of_it in held.corpora.items():
@@ -173,13 +175,15 @@ def _teacher_forced(
 
 def _translated(
     model: Seq2Seq | Ensemble, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
-) -> list[str]:
+) -> tuple[list[str], list[bool]]:
+    """Of each sentence the output, and whether it was ended at its maximum length."""
     source_BS = to_batch(pairs, rows, context.device).source_BS
     keys = [int(row) for row in rows]
     prefixes = [encode_prefix(config.prefix, vocabulary, "evaluate.prefix")] * len(keys)
     with context.autocast():
         found = search(model, source_BS, config.search, seed=context.seed, keys=keys, prefixes=prefixes)
-    return vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
+    best = [hypotheses[0] for hypotheses in found]
+    return vocabulary.target.decode(each.tokens for each in best), [each.truncated for each in best]
 
 
 def _samples(held: Held, outputs: Sequence[str], count: int, context: Context, update: int) -> Table:

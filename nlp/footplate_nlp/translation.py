@@ -170,7 +170,7 @@ def evaluated_metrics(config: Config) -> set[str]:
     scoring = config.evaluate.scoring
     scores = score(["a"], ["a"], scoring, target_language(config.corpus, scoring))
     corpora = [f"{member.name}/" for member in members(config.corpus) if member.name is not None]
-    names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in scores}
+    names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in [*scores, "truncated"]}
     return names | {"eval/loss", "eval/perplexity"}
 
 

@@ -106,6 +106,14 @@ def test_an_evaluation_leaves_the_model_in_the_mode_that_it_found(runs: Path) ->
     assert found[0].metrics == found[1].metrics
 
 
+def test_outputs_that_were_ended_at_their_maximum_length_are_reported(runs: Path) -> None:
+    assert evaluated(runs, "good").metrics["eval/truncated"] < 100
+    # One token is the end of sentence, so that nothing else is ever written.
+    cut = evaluated(runs, "good", "evaluate.search.length.maximum=1")
+    assert cut.metrics["eval/truncated"] == 100
+    assert set(cut.outputs) == {""}
+
+
 def test_each_sentence_has_its_own_loss_and_output_whatever_the_batch(runs: Path) -> None:
     def found(batch_tokens: int) -> Evaluated:
         return evaluated(runs, "good", f"evaluate.batch_tokens={batch_tokens}")
@@ -144,7 +152,7 @@ def against(runs: Path, name: str, other: str) -> dict[str, list[str]]:
 
 def test_one_run_against_another_and_back(runs: Path) -> None:
     there, back = against(runs, "good", "early@last"), against(runs, "early", "good@last")
-    assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy"]
+    assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy", "truncated"]
     alone = evaluate(runs, "early")
     for name, (this, other, difference, _, p) in there.items():
         assert back[name][:2] == [other, this]
