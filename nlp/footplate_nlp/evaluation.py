@@ -1,6 +1,7 @@
 """Evaluating a translator: loss under teacher forcing, and scores of what the search writes.
 
-Axes: B sentences, S source positions, T target positions, V target vocabulary.
+Axes: B sentences, S source positions, T target positions, N real (not padded) target positions,
+M models.
 """
 
 import math
@@ -10,11 +11,13 @@ from itertools import islice
 from typing import Literal, Self, cast, get_args
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
-from footplate_nlp.batches import batches_by_width, to_batch
+from footplate_nlp.batches import Batch, batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
@@ -139,7 +142,7 @@ def evaluate(
         for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
             mine = batch_rows[context.rank :: context.ranks]
             if len(mine):
-                nll, tokens = _teacher_forced(model, held.pairs, mine, context)
+                nll, tokens = teacher_forced(model, held.pairs, mine, context)
                 outputs, cut = _translated(model, vocabulary, held.pairs, mine, config, context)
                 found |= zip(map(int, mine), zip(outputs, cut, nll, tokens, strict=True), strict=True)
             done += len(batch_rows)
@@ -157,20 +160,27 @@ def evaluate(
     return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 
-def _teacher_forced(
+def teacher_forced(
     model: Seq2Seq | Ensemble, pairs: Pairs, rows: Ints, context: Context
 ) -> tuple[list[float], list[int]]:
-    """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
+    """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included.
+
+    Of an ensemble p is its own, the mean of its members': what its search would sum.
+    """
     batch = to_batch(pairs, rows, context.device)
     real_BT = batch.target_BT != PAD
+    models = model.members() if isinstance(model, Ensemble) else [model]
     with context.autocast(), without_gradients(context.device):
-        if isinstance(model, Ensemble):
-            nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
-        else:
-            memory = model.encode(batch.source_BS)
-            _, nll_N = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
-            nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
+        nll_MN = torch.stack([_nll(each, batch) for each in models])
+    nll_N = math.log(len(models)) - (-nll_MN).logsumexp(0)
+    nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
     return nll_B.tolist(), real_BT.sum(1).tolist()
+
+
+def _nll(model: Seq2Seq, batch: Batch) -> Tensor:
+    """nll_N of the real target tokens, sentence by sentence."""
+    memory = model.encode(batch.source_BS)
+    return cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)[1]
 
 
 def _translated(
