@@ -141,6 +141,11 @@ class Config(Section):
         return self
 
     @property
+    def widest(self) -> int:
+        """The most tokens on a side, the end of sentence included, of a pair that is trained on."""
+        return min(self.longest, self.batch_tokens)
+
+    @property
     def plateau_better(self) -> Literal["higher", "lower"]:
         """Which value of `plateau_metric` is the better one."""
         return "lower" if self.plateau_metric == "loss" else "higher"
@@ -218,7 +223,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     order = BatchOrder(
         pairs,
         config.batch_tokens,
-        config.longest,
+        config.widest,
         context,
         accumulate=config.update.accumulate,
         corpus=text,

@@ -144,7 +144,7 @@ def open_translator(config: Config, context: Context, tag: str | None = None) ->
     require_tag(tag, vocabulary, config.corpus)
     evaluation = config.evaluate
     head = len(vocabulary.source.head(tag))
-    longest = longest_part(config.longest - head, evaluation.search.length)
+    longest = longest_part(config.widest - head, evaluation.search.length)
     return Translator(
         model, vocabulary, evaluation.search, context, tag, batch_tokens=evaluation.batch_tokens, longest=longest
     )
