@@ -166,7 +166,9 @@ class _Scorer:
 
 
 def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter: no array of R x V.
+    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter.
+
+    Only the sums over equal ids pass through an array of R x V, a row of attention in each; log p never does.
 
     A token that is not in the source is written or not said at all: -log p(v) = z - logit(v) - log p_gen. Those that
     are differ from that, each once however often it stands there.
@@ -179,7 +181,8 @@ def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabula
         return torch.logaddexp(write_R1 + logits - z_R1, copy_R1 + copied.clamp_min(tiny).log())
 
     copied_RS = _over_equal_ids(attention_RS, source_RS, vocabulary)
-    times_RS = _over_equal_ids(torch.ones_like(attention_RS), source_RS, vocabulary)
+    with torch.no_grad():
+        times_RS = _over_equal_ids(torch.ones_like(attention_RS), source_RS, vocabulary)
     gold_copied_R1 = (attention_RS * (source_RS == gold_R1)).sum(-1, keepdim=True)
     more_RS = log_p(logits_RS, copied_RS) - (write_R1 + logits_RS - z_R1)
     evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS / times_RS).sum() / vocabulary
