@@ -81,11 +81,6 @@ class BatchOrder:
         self._corpus = corpus
         self._epoch, self._block, self._next = 0, 0, 0
 
-    @property
-    def epoch(self) -> int:
-        """The number of whole passes over the corpus that were made."""
-        return self._epoch
-
     def updates(self) -> Iterator[GlobalBatch]:
         """Batches without end. While it is suspended, the state points behind the batch that was handed out."""
         blocks = self._blocks()
