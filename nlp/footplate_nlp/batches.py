@@ -70,7 +70,7 @@ class BatchOrder:
         self._segmenter = segmenter
         self.batch_tokens = batch_tokens
         self.longest = min(longest, batch_tokens)
-        self.dropped = sum(int((_widths(pairs, rows) > self.longest).sum()) for rows in self._blocks())
+        self.dropped = sum(int((_widths(pairs, _rows(block)) > self.longest).sum()) for block in self._blocks())
         if self.dropped == len(pairs):
             raise FootplateError(
                 f"longest: all {len(pairs)} training pairs have more than {self.longest} tokens on a side; "
@@ -81,17 +81,12 @@ class BatchOrder:
         self._corpus = corpus
         self._epoch, self._block, self._next = 0, 0, 0
 
-    @property
-    def epoch(self) -> int:
-        """The number of whole passes over the corpus that were made."""
-        return self._epoch
-
     def updates(self) -> Iterator[GlobalBatch]:
         """Batches without end. While it is suspended, the state points behind the batch that was handed out."""
         blocks = self._blocks()
         while True:
             planned = (self._epoch, self._block)
-            pairs, batches = self._plan(blocks[self._block])
+            pairs, batches = self._plan(_rows(blocks[self._block]))
             while planned == (self._epoch, self._block):
                 rows = batches[self._next]
                 self._next += 1
@@ -111,9 +106,10 @@ class BatchOrder:
             raise CheckpointError("corpus: its text has changed since this run began; put it back, or begin a new run")
         self._epoch, self._block, self._next = state["epoch"], state["block"], state["next"]
 
-    def _blocks(self) -> list[Ints]:
+    def _blocks(self) -> list[range]:
+        """The rows of each block: ranges, as the arrays of all of them would grow with the corpus."""
         count = -(-len(self.pairs) // (BLOCK if self._segmenter is None else SAMPLED_BLOCK))
-        return [np.arange(first, len(self.pairs), count) for first in range(count)]
+        return [range(first, len(self.pairs), count) for first in range(count)]
 
     def _plan(self, block: Ints) -> tuple[Pairs, list[Ints]]:
         """The block's batches, as rows of the pairs that they are rows of."""
@@ -183,6 +179,10 @@ def pad(sentences: Sentences, rows: Ints, *, begin: bool = False, end: bool = Fa
     if end:
         array[np.arange(len(rows)), lengths + begin] = EOS
     return array
+
+
+def _rows(block: range) -> Ints:
+    return np.arange(block.start, block.stop, block.step)
 
 
 def _widths(pairs: Pairs, rows: Ints) -> Ints:

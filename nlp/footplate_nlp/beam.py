@@ -96,6 +96,8 @@ class BeamConfig(Section):
             raise ValueError(
                 f"n_best {self.n_best} is more than the beam's size {self.size}; raise size or lower n_best"
             )
+        if self.stop == "first" and self.n_best > 1:
+            raise ValueError("stop: first ends with one finished hypothesis; set n_best to 1 or use another stop")
         return self
 
     @model_validator(mode="after")

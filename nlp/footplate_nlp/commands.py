@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -111,12 +110,12 @@ def _translate_all(
     from rich.console import Console
 
     from footplate_nlp.attention_picture import draw_attention
-    from footplate_nlp.streaming import LineCounter
+    from footplate_nlp.streaming import LineCounter, text_blocks
 
     counted = sys.stderr.isatty() and not sys.stdin.isatty() and not sys.stdout.isatty()
     number = 0
     with LineCounter(Console(stderr=True), counted) as counter:
-        for lines in _blocks(cast(io.BufferedIOBase, sys.stdin.buffer)):
+        for lines in text_blocks(cast(io.BufferedIOBase, sys.stdin.buffer), LINES_AT_ONCE, "standard input"):
             sources, beginnings = _separated(lines) if prefixes else (lines, [prefix] * len(lines))
             for found in translator(sources, beginnings):
                 number += 1
@@ -151,17 +150,6 @@ def _load(folder: "RunFolder", overrides: list[str]) -> "tuple[Job, Config]":
     if not isinstance(job.config, Config):
         raise FootplateError(f"translate: a run of the task {job.task} translates nothing; name a run of translation")
     return job, job.config
-
-
-def _blocks(file: io.BufferedIOBase) -> Iterator[list[str]]:
-    """The input's lines as text, as many at a time as there are."""
-    from footplate_nlp.corpora import decode_line
-    from footplate_nlp.streaming import line_blocks
-
-    number = 0
-    for lines in line_blocks(file, LINES_AT_ONCE):
-        yield [decode_line(line, f"standard input:{number + index}") for index, line in enumerate(lines, start=1)]
-        number += len(lines)
 
 
 def _separated(lines: list[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from footplate_nlp.convolutional_decoding import ConvolutionalDecoding
 from footplate_nlp.convolutional_layers import ROOT_HALF, DecoderLayer, EncoderLayer, NormalisedLinear, source_of
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
+from footplate_nlp.embeddings import Tie, embedding, refuse_two_vocabularies
 from footplate_nlp.recomputing import run_layer
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
@@ -64,10 +64,10 @@ class Convolutional(Seq2Seq):
         width, embedding_width, kept = config.width, config.embedding_width, 1 - config.dropout
         self.recompute = config.recompute
         self.dropout = Dropout(config.dropout)
-        self.target_embedding = _embedding(target_vocabulary, embedding_width)
-        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, embedding_width)
+        self.target_embedding = embedding(target_vocabulary, embedding_width, 0.1)
+        self.source_embedding = None if config.tie == "all" else embedding(source_vocabulary, embedding_width, 0.1)
         output_deviation = (kept / embedding_width) ** 0.5
-        self.output = None if config.tie != "none" else _embedding(target_vocabulary, embedding_width, output_deviation)
+        self.output = None if config.tie != "none" else embedding(target_vocabulary, embedding_width, output_deviation)
         self.source_positions = nn.Embedding(config.positions, embedding_width)
         self.target_positions = nn.Embedding(config.positions, embedding_width)
         for positions in (self.source_positions, self.target_positions):
@@ -131,11 +131,3 @@ class Convolutional(Seq2Seq):
         position_T = torch.arange(first, last, device=ids_BT.device).clamp_(max=positions.num_embeddings - 1)
         embedded_BTE: Tensor = self.dropout(embedding(ids_BT) + positions(position_T))
         return embedded_BTE
-
-
-def _embedding(vocabulary: int, width: int, deviation: float = 0.1) -> nn.Embedding:
-    """Normal; the pad row is 0."""
-    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-    nn.init.normal_(embedding.weight, std=deviation)
-    nn.init.zeros_(embedding.weight[PAD])
-    return embedding

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from footplate_nlp.convolutional_layers import source_of
-from footplate_nlp.copying import mixture
 from footplate_nlp.seq2seq import Memory
 
 if TYPE_CHECKING:
@@ -46,13 +45,8 @@ class ConvolutionalDecoding:
             x_BKD, weights_BKS = layer.look(x_BKD, windows_BKW, input_BKE, self.source, affines)
         self.past_LNPD = torch.stack(pasts)
         self.position += 1
-        hidden_BKE = self.output(x_BKD)
-        logits_NV = model.project(hidden_BKE.flatten(0, 1))
-        if model.copying is None:
-            return logits_NV
-        gate_BK = model.copying(hidden_BKE, weights_BKS, self.source.value_BSE, input_BKE)
-        source_NS = self.memory.source_BS.repeat_interleave(self.beam, 0)
-        return mixture(logits_NV, gate_BK.flatten(), weights_BKS.flatten(0, 1), source_NS)
+        hidden_NE, weights_NS, input_NE = (x.flatten(0, 1) for x in (self.output(x_BKD), weights_BKS, input_BKE))
+        return model.logits_of_rows(self.memory, self.source.value_BSE, hidden_NE, weights_NS, input_NE)
 
     def select(self, rows_N: Tensor, sentences_B: Tensor | None = None) -> None:
         self.past_LNPD = self.past_LNPD.index_select(1, rows_N)

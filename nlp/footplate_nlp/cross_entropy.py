@@ -15,8 +15,8 @@ from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
 
 LOGITS_AT_ONCE = {"cpu": 1 << 21}
-"""How many logits exist at a time. On a CPU 8 MB, which stay in its cache and in memory that the process has already:
-for all logits of a batch the kernel would have to hand out, and clear, the pages anew in each update."""
+"""On a CPU 8 MB, which stay in its cache and in memory that the process has already: for all logits of a batch the
+kernel would have to hand out, and clear, the pages anew in each update."""
 LOGITS_AT_ONCE_ELSEWHERE = 1 << 26
 
 
@@ -27,6 +27,11 @@ class Copied(NamedTuple):
     attention_NS: Tensor
     source_NS: Tensor
     """The ids that it looks at."""
+
+
+def logits_at_once(device_type: str) -> int:
+    """How many logits exist at a time on such a device, in training."""
+    return LOGITS_AT_ONCE.get(device_type, LOGITS_AT_ONCE_ELSEWHERE)
 
 
 def cross_entropy(
@@ -80,7 +85,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         differentiated = (hidden_ND, output_VD, *(tensor for tensor in copied[:2] if tensor is not None))
         gradients = [torch.zeros_like(tensor) if differentiate else tensor.new_empty(0) for tensor in differentiated]
         widest = max(vocabulary, *(each.shape[-1] for each in copied if each is not None and each.ndim > 1), 1)
-        rows = max(1, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE_ELSEWHERE) // widest)
+        rows = max(1, logits_at_once(device) // widest)
         nll_N, evenly = hidden_ND.new_empty(len(hidden_ND), dtype=real), hidden_ND.new_zeros((), dtype=real)
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden_ND), rows):
@@ -161,7 +166,9 @@ class _Scorer:
 
 
 def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter: no array of R x V.
+    """(nll_R, evenly) of `copying.mixture`, from the few numbers that matter.
+
+    Only the sums over equal ids pass through an array of R x V, a row of attention in each; log p never does.
 
     A token that is not in the source is written or not said at all: -log p(v) = z - logit(v) - log p_gen. Those that
     are differ from that, each once however often it stands there.
@@ -174,7 +181,8 @@ def _copying(numbers: list[Tensor], gold_R1: Tensor, source_RS: Tensor, vocabula
         return torch.logaddexp(write_R1 + logits - z_R1, copy_R1 + copied.clamp_min(tiny).log())
 
     copied_RS = _over_equal_ids(attention_RS, source_RS, vocabulary)
-    times_RS = _over_equal_ids(torch.ones_like(attention_RS), source_RS, vocabulary)
+    with torch.no_grad():
+        times_RS = _over_equal_ids(torch.ones_like(attention_RS), source_RS, vocabulary)
     gold_copied_R1 = (attention_RS * (source_RS == gold_R1)).sum(-1, keepdim=True)
     more_RS = log_p(logits_RS, copied_RS) - (write_R1 + logits_RS - z_R1)
     evenly = -(write_R1 + mean_R1 - z_R1).sum() - (more_RS / times_RS).sum() / vocabulary

@@ -44,12 +44,11 @@ def stats(
     else:
         config, vocabulary = _translation(recipe, overrides), Vocabulary()
         learn(vocabulary, config.vocabulary, config.corpus)
-    longest = min(config.longest, config.batch_tokens)
-    train = measure(config.corpus, "train", vocabulary, longest)
+    train = measure(config.corpus, "train", vocabulary, config.widest)
     rows = [*rows_of("train", train, train, vocabulary)]
     for part in PARTS[1:]:
         try:
-            rows += rows_of(part, measure(config.corpus, part, vocabulary, longest), train, vocabulary)
+            rows += rows_of(part, measure(config.corpus, part, vocabulary, config.widest), train, vocabulary)
         except FootplateError as error:  # a corpus without a test set still has the others
             print(f"{part}: left out: {error}", file=sys.stderr)
     print_table(("", *SIDES), rows)

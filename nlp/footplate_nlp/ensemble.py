@@ -1,9 +1,8 @@
 """Several models that translate as one: at each step the mean of their probabilities.
 
-Axes: B sentences, S source positions, T target positions, N rows of hypotheses, V target vocabulary, M models.
+Axes: B sentences, S source positions, N rows of hypotheses, V target vocabulary, M models.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -32,14 +31,6 @@ class Ensemble(nn.Module):
     def begin(self, source_BS: Tensor, beam: int) -> "EnsembleDecoding":
         """A decoder of each, side by side."""
         return EnsembleDecoding([model.begin(source_BS, beam) for model in self.members()])
-
-    def gold_log_probabilities(self, source_BS: Tensor, input_BT: Tensor, target_BT: Tensor) -> Tensor:
-        """log_p_BT of the target tokens under teacher forcing, the ensemble's own: what its search would sum."""
-        gold = []
-        for model in self.members():
-            logits_BTV = model.forced(model.encode(source_BS), input_BT)
-            gold.append(_log_softmax(logits_BTV).gather(-1, target_BT[..., None])[..., 0])
-        return torch.stack(gold).logsumexp(0) - math.log(len(gold))
 
 
 class EnsembleDecoding:

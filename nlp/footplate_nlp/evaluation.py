@@ -1,6 +1,7 @@
 """Evaluating a translator: loss under teacher forcing, and scores of what the search writes.
 
-Axes: B sentences, S source positions, T target positions, V target vocabulary.
+Axes: B sentences, S source positions, T target positions, N real (not padded) target positions,
+M models.
 """
 
 import math
@@ -11,18 +12,19 @@ from typing import Literal, Self, cast, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
-from footplate_nlp.batches import batches_by_width, to_batch
+from footplate_nlp.batches import Batch, batches_by_width, to_batch
 from footplate_nlp.corpora import Corpus, members
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
-from footplate_nlp.metrics import ALL, Score, Scoring, score
+from footplate_nlp.metrics import ALL, Score, Scoring, score, share
 from footplate_nlp.moses import MosesLanguage
-from footplate_nlp.search import GreedyConfig, SearchConfig, rows_of_a_sentence, search
+from footplate_nlp.search import GreedyConfig, SearchConfig, evaluating, rows_of_a_sentence, search, without_gradients
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import PAD
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
@@ -73,7 +75,7 @@ class Evaluated:
 
     metrics: dict[str, float]
     scores: dict[str, Score]
-    """`loss` in nats a token, and all that `score` finds."""
+    """`loss` in nats a token, all that `score` finds, and `truncated`, in percent."""
     outputs: list[str]
     """What the search wrote, in the order of the corpus."""
     samples: Table
@@ -127,28 +129,29 @@ def evaluate(
 ) -> Generator[Step, None, Evaluated]:
     """Yield progress, return the findings: the same on every rank, each of which does its share of every batch.
 
-    `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages.
+    `eval/loss` is in nats a token, without smoothing; `eval/perplexity` its exponential; the others are percentages,
+    `eval/truncated` of outputs that were ended at their maximum length.
+    The model is left in training or evaluation mode as it was found.
     """
     rows = np.arange(len(held.texts))
-    found: dict[int, tuple[str, float, int]] = {}
+    found: dict[int, tuple[str, bool, float, int]] = {}
     done = 0
-    model.eval()
     budget = config.batch_tokens // rows_of_a_sentence(config.search)
-    # The longest first: if anything is too large, it shows at once.
-    for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
-        mine = batch_rows[context.rank :: context.ranks]
-        if len(mine):
-            with torch.inference_mode():
-                nll, tokens = _teacher_forced(model, held.pairs, mine, context)
-                outputs = _translated(model, vocabulary, held.pairs, mine, config, context)
-            found |= zip(map(int, mine), zip(outputs, nll, tokens, strict=True), strict=True)
-        done += len(batch_rows)
-        yield Step(update, activity=Activity("evaluate", done, len(rows)))
-    model.train()
-    found = {row: what for share in context.gather(found) for row, what in share.items()}
-    texts, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
+    with evaluating(model):
+        # The longest first: if anything is too large, it shows at once.
+        for batch_rows in reversed(batches_by_width(held.pairs, rows, budget)):
+            mine = batch_rows[context.rank :: context.ranks]
+            if len(mine):
+                nll, tokens = teacher_forced(model, held.pairs, mine, context)
+                outputs, cut = _translated(model, vocabulary, held.pairs, mine, config, context)
+                found |= zip(map(int, mine), zip(outputs, cut, nll, tokens, strict=True), strict=True)
+            done += len(batch_rows)
+            yield Step(update, activity=Activity("evaluate", done, len(rows)))
+    found = {row: what for part in context.gather(found) for row, what in part.items()}
+    texts, truncated, nlls, counts = zip(*(found[row] for row in range(len(rows))), strict=True)
     losses = Score(np.array([nlls, counts], np.float64).T, lambda sums: sums[0] / sums[1])
     scores = {"loss": losses} | score(texts, [target for _, target in held.texts], config.scoring, held.language)
+    scores |= {"truncated": share((cut, 1) for cut in truncated)}
     metrics = {"eval/loss": losses.value, "eval/perplexity": math.exp(min(losses.value, 700.0))}
     metrics |= {f"eval/{name}": each.value for name, each in scores.items()}
     for corpus, rows_of_it in held.corpora.items():
@@ -157,31 +160,40 @@ def evaluate(
     return Evaluated(metrics, scores, list(texts), _samples(held, texts, config.samples, context, update))
 
 
-def _teacher_forced(
+def teacher_forced(
     model: Seq2Seq | Ensemble, pairs: Pairs, rows: Ints, context: Context
 ) -> tuple[list[float], list[int]]:
-    """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included."""
+    """Of each sentence the sum of -log p(token) and the number of tokens, the end of sentence included.
+
+    Of an ensemble p is its own, the mean of its members': what its search would sum.
+    """
     batch = to_batch(pairs, rows, context.device)
     real_BT = batch.target_BT != PAD
-    with context.autocast():
-        if isinstance(model, Ensemble):
-            nll_B = -model.gold_log_probabilities(*batch).masked_fill(~real_BT, 0).sum(1)
-        else:
-            memory = model.encode(batch.source_BS)
-            _, nll_N = cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)
-            nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
+    models = model.members() if isinstance(model, Ensemble) else [model]
+    with context.autocast(), without_gradients(context.device):
+        nll_MN = torch.stack([_nll(each, batch) for each in models])
+    nll_N = math.log(len(models)) - (-nll_MN).logsumexp(0)
+    nll_B = nll_N.new_zeros(real_BT.shape).masked_scatter(real_BT, nll_N).sum(1)
     return nll_B.tolist(), real_BT.sum(1).tolist()
+
+
+def _nll(model: Seq2Seq, batch: Batch) -> Tensor:
+    """nll_N of the real target tokens, sentence by sentence."""
+    memory = model.encode(batch.source_BS)
+    return cross_entropy(model, memory, model.decode(memory, batch.input_BT), batch.target_BT, 0.0)[1]
 
 
 def _translated(
     model: Seq2Seq | Ensemble, vocabulary: Vocabulary, pairs: Pairs, rows: Ints, config: Evaluation, context: Context
-) -> list[str]:
+) -> tuple[list[str], list[bool]]:
+    """Of each sentence the output, and whether it was ended at its maximum length."""
     source_BS = to_batch(pairs, rows, context.device).source_BS
     keys = [int(row) for row in rows]
     prefixes = [encode_prefix(config.prefix, vocabulary, "evaluate.prefix")] * len(keys)
     with context.autocast():
         found = search(model, source_BS, config.search, seed=context.seed, keys=keys, prefixes=prefixes)
-    return vocabulary.target.decode(hypotheses[0].tokens for hypotheses in found)
+    best = [hypotheses[0] for hypotheses in found]
+    return vocabulary.target.decode(each.tokens for each in best), [each.truncated for each in best]
 
 
 def _samples(held: Held, outputs: Sequence[str], count: int, context: Context, update: int) -> Table:

@@ -59,6 +59,7 @@ def open_ensemble(
 def find_member(name: str, config: "Config", context: Context) -> "tuple[Config, Context]":
     """The run called `name` and its checkpoint; where the run's own is an average, so is that one.
 
+    `ema_decay` says of a checkpoint of this run what it says of this one, and of another run what that run has.
     Raises FootplateError where there is none.
     """
     assert context.checkpoint is not None
@@ -72,7 +73,10 @@ def find_member(name: str, config: "Config", context: Context) -> "tuple[Config,
         checkpoint = choose_checkpoint(folder, which or ("best" if config.average == 1 else "last"), job)
     except FootplateError as error:
         raise CheckpointError(str(error).removeprefix("--checkpoint: ")) from error
-    settings = job.config.model_copy(update={"average": config.average, "ensemble": ()})
+    asked: dict[str, object] = {"average": config.average, "ensemble": ()}
+    if folder.path.resolve() == own.path.resolve():
+        asked["ema_decay"] = config.ema_decay
+    settings = job.config.model_copy(update=asked)
     return settings, replace(context, folder=folder.path, checkpoint=checkpoint)
 
 

@@ -8,16 +8,16 @@ parts stand in their files.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from footplate.section import Count, Probability, Section
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
+from footplate_nlp.embeddings import Tie, embedding, refuse_two_vocabularies
 from footplate_nlp.recomputing import run_layer
 from footplate_nlp.recurrent_attention import AttentionConfig, Multiplicative, NoAttention, Source
 from footplate_nlp.recurrent_cells import Cell, Initialiser, Lstm, State
@@ -29,19 +29,6 @@ from footplate_nlp.symbols import PAD
 
 Choose = Callable[[int, Tensor], Tensor]
 """(t, logits_BV of what follows position t - 1) -> tokens_B to feed at position t, for t from 1."""
-
-
-class Sequential(Protocol):
-    """A model that can be trained on inputs that are chosen while it decodes."""
-
-    def decode(
-        self, memory: Memory, input_BT: Tensor, *, attention: bool = False, choose: Choose | None = None
-    ) -> Decoded:
-        """As `Seq2Seq.decode`; with `choose`, only the first position is fed from the input.
-
-        The logits are without gradient, and of the model as it is: in training with dropout.
-        """
-        ...
 
 
 class RecurrentConfig(Section):
@@ -113,9 +100,9 @@ class Recurrent(Seq2Seq):
         refuse_two_vocabularies(source_vocabulary, target_vocabulary, tie=config.tie, copying=config.copying)
         width = config.embedding_width
         self.dropout = Dropout(config.dropout)
-        self.target_embedding = _embedding(target_vocabulary, width)
-        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, width)
-        self.output = None if config.tie != "none" else _embedding(target_vocabulary, config.width)
+        self.target_embedding = embedding(target_vocabulary, width, width**-0.5)
+        self.source_embedding = None if config.tie == "all" else embedding(source_vocabulary, width, width**-0.5)
+        self.output = None if config.tie != "none" else embedding(target_vocabulary, config.width, config.width**-0.5)
         self.encoder = Encoder(config)
         self.bridge = Bridge(config)
         self.decoder = Decoder(config)
@@ -132,6 +119,10 @@ class Recurrent(Seq2Seq):
     def decode(
         self, memory: Memory, input_BT: Tensor, *, attention: bool = False, choose: Choose | None = None
     ) -> Decoded:
+        """As `Seq2Seq.decode`; with `choose`, only the first position is fed from the input.
+
+        The logits that it is given are without gradient, and of the model as it is: in training with dropout.
+        """
         x_TBI = self.embed(input_BT.t())
         state, source = self.begin_with(memory)
         if choose is not None or self.decoder.feed is not None:
@@ -191,11 +182,3 @@ class Recurrent(Seq2Seq):
 
     def start(self, memory: Memory, beam: int) -> RecurrentDecoding:
         return RecurrentDecoding(self, memory, beam)
-
-
-def _embedding(vocabulary: int, width: int) -> nn.Embedding:
-    """Normal with standard deviation I^-1/2, so that scaled inputs and logits both start near 1; the pad row is 0."""
-    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-    nn.init.normal_(embedding.weight, std=width**-0.5)
-    nn.init.zeros_(embedding.weight[PAD])
-    return embedding

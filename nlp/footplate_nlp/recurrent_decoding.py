@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from footplate_nlp.copying import mixture
 from footplate_nlp.recurrent_attention import Source
 from footplate_nlp.recurrent_decoder import DecoderState
 from footplate_nlp.seq2seq import Memory
@@ -21,7 +20,6 @@ class RecurrentDecoding:
 
     def __init__(self, model: "Recurrent", memory: Memory, beam: int) -> None:
         self.model = model
-        self.beam = beam
         self.memory = memory
         state, self.source = model.begin_with(memory)
         self.state: DecoderState = state.repeat(beam)
@@ -30,14 +28,7 @@ class RecurrentDecoding:
         model, decoder = self.model, self.model.decoder
         x_NI = model.dropout(model.embed(tokens_N))
         hidden_ND, weights_NS, self.state = decoder.step(x_NI, decoder.layers[0].project(x_NI), self.state, self.source)
-        logits_NV = model.project(hidden_ND)
-        if model.copying is None or weights_NS is None:
-            return logits_NV
-        states_NSD, source_NS = (
-            x.repeat_interleave(self.beam, 0) for x in (self.memory.states_BSD, self.memory.source_BS)
-        )
-        gate_N1 = model.copying(hidden_ND[:, None], weights_NS[:, None], states_NSD, x_NI[:, None])
-        return mixture(logits_NV, gate_N1[:, 0], weights_NS, source_NS)
+        return model.logits_of_rows(self.memory, self.memory.states_BSD, hidden_ND, weights_NS, x_NI)
 
     def select(self, rows_N: Tensor, sentences_B: Tensor | None = None) -> None:
         self.state = self.state.select(rows_N)

@@ -76,4 +76,7 @@ def draw(log_probabilities_NV: Tensor, uniform_N: Tensor, config: SampleConfig) 
     total_N = cumulative_NV[:, -1]
     below_total_N = torch.nextafter(total_N, torch.zeros_like(total_N))
     point_N = torch.minimum(uniform_N.to(total_N) * total_N, below_total_N)
-    return torch.searchsorted(cumulative_NV, point_N[:, None], right=True)[:, 0]
+    tokens_N = torch.searchsorted(cumulative_NV, point_N[:, None], right=True)[:, 0]
+    # Among numbers that are none, the search ends behind the last one: an id that no embedding has, where the loss is
+    # to say that training diverges.
+    return tokens_N.clamp_max(cumulative_NV.shape[1] - 1)

@@ -13,6 +13,7 @@ Axes: B sentences, T target positions, V vocabulary.
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -20,13 +21,11 @@ from pydantic import Field
 from torch import Tensor
 
 from footplate.section import Count, Fraction, Section, WholeNumber
+from footplate_nlp.cross_entropy import logits_at_once
 from footplate_nlp.recurrent import Recurrent
 from footplate_nlp.sampling import SampleConfig, draw
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, PAD
-
-LOGITS_AT_ONCE = 1 << 21
-"""How many logits exist at a time while predictions are made: 8 MB."""
 
 
 class LinearDecay(Section):
@@ -134,11 +133,14 @@ def mixed_input(model: Seq2Seq, memory: Memory, input_BT: Tensor, true_BT: Tenso
 def predictions(model: Seq2Seq, memory: Memory, decoded: Decoded, how: Literal["argmax", "sample"]) -> Tensor:
     """predicted_BT: the token that is to follow each position. Some sentences at a time: all logits would not fit."""
     sentences, positions, _ = decoded.hidden_BTD.shape
-    at_once = max(1, LOGITS_AT_ONCE // (positions * model.output_matrix.shape[0]))
+    device = decoded.hidden_BTD.device
+    at_once = max(1, logits_at_once(device.type) // (positions * model.output_matrix.shape[0]))
+    # Logits need no more of the memory than its ids: the states would be copied for nothing.
+    ids = replace(memory, states_BSD=memory.states_BSD[:, :0], extra=())
     found = []
     for first in range(0, sentences, at_once):
-        rows_B = torch.arange(first, min(first + at_once, sentences), device=decoded.hidden_BTD.device)
-        found.append(predict(model.logits(memory.select(rows_B), decoded.select(rows_B)), how))
+        rows_B = torch.arange(first, min(first + at_once, sentences), device=device)
+        found.append(predict(model.logits(ids.select(rows_B), decoded.select(rows_B)), how))
     return torch.cat(found)
 
 

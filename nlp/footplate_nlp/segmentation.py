@@ -23,12 +23,12 @@ Draw = Callable[[Sequence[str], np.random.Generator], Sentences]
 
 
 def draw_for(config: VocabularyConfig, tokenizer: Tokenizer) -> Draw:
-    """How the recipe draws segmentations. A plain one, from a recipe that draws none."""
+    """How a recipe draws segmentations that does (`sampled`)."""
     if isinstance(config, Bpe):
         return BpeDropout(tokenizer, config.bpe_dropout)
-    if isinstance(config, Unigram) and config.sampling_alpha is not None:
-        return SubwordRegularisation(tokenizer, config.sampling_alpha)
-    return lambda lines, _: Sentences.of(tokenizer.encode(lines))
+    assert isinstance(config, Unigram)
+    assert config.sampling_alpha is not None
+    return SubwordRegularisation(tokenizer, config.sampling_alpha)
 
 
 class Segmenter:

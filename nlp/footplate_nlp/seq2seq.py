@@ -1,6 +1,7 @@
 """What training and search ask of a model, and nothing more: each decoder and each loss works with every model.
 
-Axes: B sentences, S source positions, T target positions, D width, V target vocabulary, N rows of hypotheses.
+Axes: B sentences, S source positions, T target positions, D width, V target vocabulary, N rows of hypotheses, K of a
+sentence, E width of what is attended to, I width of the embedded input.
 """
 
 from abc import ABC, abstractmethod
@@ -115,6 +116,20 @@ class Seq2Seq(nn.Module, ABC):
             return logits_BTV
         source_BTS = memory.source_BS[:, None].expand(decoded.attention_BTS.shape)
         return mixture(logits_BTV, decoded.gate_BT, decoded.attention_BTS, source_BTS)
+
+    def logits_of_rows(
+        self, memory: Memory, states_BSE: Tensor, hidden_ND: Tensor, attention_NS: Tensor | None, input_NI: Tensor
+    ) -> Tensor:
+        """logits_NV after a step, with what is copied; `states_BSE` is what the gate reads where attention looks.
+
+        The rows of a sentence are to its source what positions are in training, so nothing of it is repeated for them.
+        """
+        if self.copying is None or attention_NS is None:
+            return self.project(hidden_ND)
+        rows = hidden_ND, attention_NS, input_NI
+        hidden_BKD, attention_BKS, input_BKI = (x.unflatten(0, (len(states_BSE), -1)) for x in rows)
+        gate_BK = self.copying(hidden_BKD, attention_BKS, states_BSE, input_BKI)
+        return self.logits(memory, Decoded(hidden_BKD, attention_BKS, gate_BK)).flatten(0, 1)
 
     def begin(self, source_BS: Tensor, beam: int) -> Decoding:
         """`start` on the encoded source: what a search calls."""

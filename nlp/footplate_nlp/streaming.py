@@ -10,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from footplate_nlp.corpora import decode_line
+
 BYTES_AT_ONCE = 1 << 16
 
 
@@ -44,6 +46,14 @@ def line_blocks(file: io.BufferedIOBase, lines_at_once: int, patience_seconds: f
         block.append(b"".join(pieces))
     if block:
         yield block
+
+
+def text_blocks(file: io.BufferedIOBase, lines_at_once: int, name: str) -> Iterator[list[str]]:
+    """The same as text; FootplateError, with the line's number, where that is not UTF-8. `name` says what is read."""
+    number = 0
+    for block in line_blocks(file, lines_at_once):
+        yield [decode_line(line, f"{name}:{number + index}") for index, line in enumerate(block, start=1)]
+        number += len(block)
 
 
 def _comes_before(file: io.BufferedIOBase, due: float) -> bool:

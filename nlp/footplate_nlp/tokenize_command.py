@@ -42,9 +42,8 @@ def tokenize(
 ) -> None:
     """Cut standard input into pieces, separated by blanks, line by line."""
     from footplate.errors import FootplateError
-    from footplate_nlp.corpora import decode_line
     from footplate_nlp.run_vocabulary import open_vocabulary
-    from footplate_nlp.streaming import line_blocks
+    from footplate_nlp.streaming import text_blocks
 
     if decode and sample:
         raise FootplateError("--sample: there is nothing to draw in --decode; leave one out")
@@ -52,13 +51,11 @@ def tokenize(
     tokenizer = vocabulary.source if side == Side.source else vocabulary.target
     convert = _decoding(tokenizer, ids) if decode else _encoding(tokenizer, ids, _cut(tokenizer, job, config, sample))
     number = 0
-    for block in line_blocks(cast(io.BufferedIOBase, sys.stdin.buffer), LINES_AT_ONCE):
-        numbers = range(number + 1, number + len(block) + 1)
-        lines = [decode_line(line, f"standard input:{at}") for at, line in zip(numbers, block, strict=True)]
-        for line in convert(numbers, lines):
+    for lines in text_blocks(cast(io.BufferedIOBase, sys.stdin.buffer), LINES_AT_ONCE, "standard input"):
+        for line in convert(range(number + 1, number + len(lines) + 1), lines):
             sys.stdout.buffer.write(f"{line}\n".encode())  # UTF-8 whatever the terminal's locale is
         sys.stdout.flush()
-        number += len(block)
+        number += len(lines)
 
 
 _Cut = Callable[[Sequence[int], Sequence[str]], list[list[int]]]

@@ -1,9 +1,12 @@
 """The training pairs of a run: tokenised once into its folder, or prepared beforehand."""
 
 import errno
+import fcntl
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from footplate_nlp.tokenised import Pairs
 from footplate_nlp.vocabulary import Vocabulary, VocabularyConfig
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _DRAWN = {"bpe_dropout", "sampling_alpha"}
 """Settings that change how text is cut in training, and not what is learned."""
 
@@ -65,30 +69,47 @@ def _open(
             return map_corpus(Path(name))
     folder = run_folder / "data"
     origin = {"format": FORMAT, "text": fingerprint, "vocabulary": vocabulary.fingerprint(), "raw": text}
-    if not _is_whole(folder, origin):
-        beside = Path(tempfile.mkdtemp(prefix=".data-", dir=run_folder))
-        try:
-            write_corpus(beside, corpus, vocabulary, text=text)
-            seal(beside, origin)
-        except OSError as error:
-            shutil.rmtree(beside)
-            raise _explained(error, folder, "use --runs on another disk") from error
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            beside.rename(folder)
-        except OSError:
-            shutil.rmtree(beside)
-            if not _is_whole(folder, origin):  # else another rank on this machine was faster
-                raise
+    if not _is_whole(folder, origin, say=False):
+        with _explaining(folder, "use --runs on another disk"), _alone(run_folder / ".tokenising.lock"):
+            if not _is_whole(folder, origin):  # by now: another rank of this machine may have made it
+                with _made(folder) as beside:
+                    write_corpus(beside, corpus, vocabulary, text=text)
+                    seal(beside, origin)
+                    shutil.rmtree(folder, ignore_errors=True)
     return map_corpus(folder)
 
 
-def _is_whole(folder: Path, origin: dict[str, Any]) -> bool:
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold the file against all other processes of this machine; wait for the one that does."""
+    with file.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some disks that machines share know no locks. There the other ranks wait for rank 0, and find its folder.
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` at the end; whatever goes wrong, nothing of it is left."""
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield beside
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _is_whole(folder: Path, origin: dict[str, Any], *, say: bool = True) -> bool:
     """Whether the folder was made from this; one that is absent, damaged or outdated is made anew."""
     if read_origin(folder) != origin:
         return False
     damaged = find_damage(folder)
-    if damaged is not None:
+    if damaged is not None and say:
         logging.getLogger("footplate").warning(f"{folder / damaged}: is damaged; the text is tokenised anew")
     return damaged is None
 
@@ -101,24 +122,15 @@ def prepare(corpus: Corpus, config: VocabularyConfig, fingerprint: str, folder: 
     if folder.exists():
         raise FootplateError(f"{folder}: is there already; remove it, or choose another folder with --to")
     vocabulary = Vocabulary()
-    try:
+    with _explaining(folder, "choose another folder with --to"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _explained(error, folder, "choose another folder with --to") from error
-    try:
-        learn(vocabulary, config, corpus)
-        write_corpus(beside, corpus, vocabulary, text=config.sampled)
-        for side, model in vocabulary.models().items():
-            (beside / f"{side}.model").write_bytes(model)
-        seal(beside, {"format": FORMAT, "text": fingerprint, "settings": _settings(config)})
-        beside.chmod(0o755)  # mkdtemp's folders are for one user alone
-        beside.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _explained(error, folder, "choose another folder with --to") from error
-        raise
+        with _made(folder) as beside:
+            learn(vocabulary, config, corpus)
+            write_corpus(beside, corpus, vocabulary, text=config.sampled)
+            for side, model in vocabulary.models().items():
+                (beside / f"{side}.model").write_bytes(model)
+            seal(beside, {"format": FORMAT, "text": fingerprint, "settings": _settings(config)})
+            beside.chmod(0o755)  # mkdtemp's folders are for one user alone
     return map_corpus(folder), vocabulary
 
 
@@ -156,9 +168,13 @@ def _settings(config: VocabularyConfig) -> dict[str, Any]:
     return settings
 
 
-def _explained(error: OSError, folder: Path, instead: str) -> OSError | FootplateError:
-    if error.errno in _FULL:
-        return FootplateError(
+@contextmanager
+def _explaining(folder: Path, instead: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise FootplateError(
             f"{folder}: the tokenised corpus cannot be written ({error.strerror}); make room, or {instead}"
-        )
-    return error
+        ) from error

@@ -21,7 +21,7 @@ from footplate.section import Count, Probability, Section
 from footplate_nlp.attention import CrossAttention, SelfAttention, SourceCache
 from footplate_nlp.copying import Copying
 from footplate_nlp.dropout import Dropout
-from footplate_nlp.embeddings import Tie, refuse_two_vocabularies
+from footplate_nlp.embeddings import Tie, embedding, refuse_two_vocabularies
 from footplate_nlp.recomputing import run_layer
 from footplate_nlp.seq2seq import Decoded, Memory, Seq2Seq
 from footplate_nlp.symbols import PAD
@@ -200,9 +200,11 @@ class Transformer(Seq2Seq):
         self.width = config.width
         self.recompute = config.recompute
         self.dropout = Dropout(config.dropout)
-        self.target_embedding = _embedding(target_vocabulary, config.width)
-        self.source_embedding = None if config.tie == "all" else _embedding(source_vocabulary, config.width)
-        self.output = None if config.tie != "none" else _embedding(target_vocabulary, config.width)
+        self.target_embedding = embedding(target_vocabulary, config.width, config.width**-0.5)
+        self.source_embedding = (
+            None if config.tie == "all" else embedding(source_vocabulary, config.width, config.width**-0.5)
+        )
+        self.output = None if config.tie != "none" else embedding(target_vocabulary, config.width, config.width**-0.5)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         last = nn.LayerNorm if config.norm == "pre" else nn.Identity
@@ -253,14 +255,6 @@ class Transformer(Seq2Seq):
         table_TD = sinusoids(1 << max(last - 1, 63).bit_length(), self.width, scaled_BTD.dtype, scaled_BTD.device)
         embedded_BTD: Tensor = self.dropout(scaled_BTD + table_TD[first:last])
         return embedded_BTD
-
-
-def _embedding(vocabulary: int, width: int) -> nn.Embedding:
-    """Normal with standard deviation D^-1/2, so that scaled inputs and logits both start near 1; the pad row is 0."""
-    embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-    nn.init.normal_(embedding.weight, std=width**-0.5)
-    nn.init.zeros_(embedding.weight[PAD])
-    return embedding
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from footplate_nlp.attention import SourceCache
-from footplate_nlp.copying import mixture
 from footplate_nlp.seq2seq import Memory
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ class TransformerDecoding:
 
     def __init__(self, model: "Transformer", memory: Memory, beam: int) -> None:
         self.model = model
-        self.beam = beam
         self.memory = memory
         self.position = 0
         self.rows = len(memory.source_BS) * beam
@@ -59,13 +57,8 @@ class TransformerDecoding:
             x_ND = layer.step(x_ND, past_TL2ND[:, number], position, hidden_T, source, tell)
         self.position += 1
         hidden_ND = self.model.decoder_norm(x_ND)
-        logits_NV = self.model.project(hidden_ND)
-        if self.model.copying is None:
-            return logits_NV
-        states_NSD, source_NS = self._for_each_row(self.memory.states_BSD), self._for_each_row(self.memory.source_BS)
-        attention_N1S = looked[0][:, None]
-        gate_N1 = self.model.copying(hidden_ND[:, None], attention_N1S, states_NSD, input_ND[:, None])
-        return mixture(logits_NV, gate_N1[:, 0], looked[0], source_NS)
+        attention_NS = looked[0] if looked else None
+        return self.model.logits_of_rows(self.memory, self.memory.states_BSD, hidden_ND, attention_NS, input_ND)
 
     def select(self, rows_N: Tensor, sentences_B: Tensor | None = None) -> None:
         written_TL2ND = self._slots(self.past)[: self.position]
@@ -102,9 +95,6 @@ class TransformerDecoding:
         self.past = self._empty()
         self._slots(self.past)[: self.position] = written_TL2ND
         self.spare = self.past[:0]
-
-    def _for_each_row(self, x_B: Tensor) -> Tensor:
-        return x_B.repeat_interleave(self.beam, 0)
 
     def _for_each_head(self, hidden_BS: Tensor) -> Tensor:
         return hidden_BS.repeat_interleave(self.heads, 0).unsqueeze(1)

@@ -110,11 +110,6 @@ class Config(Section):
                 "coverage_loss: it is about where attention looks, but model.attention.kind is none; "
                 "choose another, or leave this out"
             )
-        if self.scheduled_sampling is not None and self.scheduled_sampling.begin_update >= self.updates:
-            raise ValueError(
-                f"scheduled_sampling.begin_update: {self.scheduled_sampling.begin_update} is not below "
-                f"updates: {self.updates}, so it would never act; lower it"
-            )
         if isinstance(self.model, RecurrentConfig):
             if self.scheduled_sampling is not None and self.scheduled_sampling.passes is not None:
                 raise ValueError(
@@ -146,14 +141,28 @@ class Config(Section):
         return self
 
     @property
+    def widest(self) -> int:
+        """The most tokens on a side, the end of sentence included, of a pair that is trained on."""
+        return min(self.longest, self.batch_tokens)
+
+    @property
     def plateau_better(self) -> Literal["higher", "lower"]:
         """Which value of `plateau_metric` is the better one."""
         return "lower" if self.plateau_metric == "loss" else "higher"
 
 
 def check(job: Job) -> None:
-    """Raise ValueError where the run would not keep the checkpoints that it is to average."""
+    """Raise ValueError where the run would not keep the checkpoints that it is to average, or never sample its inputs.
+
+    `--debug` makes few updates of a recipe that was written for many: there it may end before the sampling begins.
+    """
     assert isinstance(job.config, Config)
+    sampling = job.config.scheduled_sampling
+    if sampling is not None and sampling.begin_update >= job.config.updates and not job.debug:
+        raise ValueError(
+            f"scheduled_sampling.begin_update: {sampling.begin_update} is not below "
+            f"updates: {job.config.updates}, so it would never act; lower it"
+        )
     if job.config.average > job.save.keep_last:
         raise ValueError(
             f"average: {job.config.average} checkpoints, but save.keep_last: {job.save.keep_last} keeps fewer; "
@@ -166,7 +175,7 @@ def evaluated_metrics(config: Config) -> set[str]:
     scoring = config.evaluate.scoring
     scores = score(["a"], ["a"], scoring, target_language(config.corpus, scoring))
     corpora = [f"{member.name}/" for member in members(config.corpus) if member.name is not None]
-    names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in scores}
+    names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in [*scores, "truncated"]}
     return names | {"eval/loss", "eval/perplexity"}
 
 
@@ -214,7 +223,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
     order = BatchOrder(
         pairs,
         config.batch_tokens,
-        config.longest,
+        config.widest,
         context,
         accumulate=config.update.accumulate,
         corpus=text,

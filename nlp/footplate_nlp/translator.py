@@ -106,7 +106,7 @@ class Translator:
             source_BS = torch.from_numpy(pad(sentences, batch_rows, end=True)).to(self._context.device)
             keys = [self._parts_seen + int(row) for row in batch_rows]
             prefixes = [forced[row] for row in batch_rows]
-            with torch.inference_mode(), self._context.autocast():
+            with self._context.autocast():
                 results = search(self._model, source_BS, self._search, self._context.seed, keys, prefixes)
             for row, hypotheses in zip(batch_rows, results, strict=True):
                 texts = self._vocabulary.target.decode(hypothesis.tokens for hypothesis in hypotheses)
@@ -144,7 +144,7 @@ def open_translator(config: Config, context: Context, tag: str | None = None) ->
     require_tag(tag, vocabulary, config.corpus)
     evaluation = config.evaluate
     head = len(vocabulary.source.head(tag))
-    longest = longest_part(config.longest - head, evaluation.search.length)
+    longest = longest_part(config.widest - head, evaluation.search.length)
     return Translator(
         model, vocabulary, evaluation.search, context, tag, batch_tokens=evaluation.batch_tokens, longest=longest
     )

@@ -1,7 +1,11 @@
 """Batches: the budget holds, every pair comes once an epoch, and the order depends on nothing but the seed."""
 
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -13,10 +17,11 @@ from footplate.context import Context
 from footplate.errors import CheckpointError, FootplateError
 from footplate_nlp import batches
 from footplate_nlp.batches import Batch, BatchOrder, GlobalBatch, batches_by_width, pad, to_batch
-from footplate_nlp.corpora import CopyCorpus
+from footplate_nlp.corpora import CopyCorpus, Part
+from footplate_nlp.scan import Pair
 from footplate_nlp.symbols import BOS, EOS, PAD
 from footplate_nlp.tokenised import Pairs, Sentences
-from footplate_nlp.training_pairs import open_corpus
+from footplate_nlp.training_pairs import learn, open_corpus, prepare
 from footplate_nlp.vocabulary import Symbols, Vocabulary
 
 CPU = torch.device("cpu")
@@ -87,11 +92,12 @@ def test_every_pair_comes_exactly_once_in_an_epoch_and_epochs_differ() -> None:
     order = order_of(pairs, Context())
     epochs: list[list[list[int]]] = [[], []]
     for batch in order.updates():
-        epochs[order.epoch if order.state_dict()["next"] else order.epoch - 1].append(members(batch.microbatches[0]))
-        if order.epoch == 2:
+        epoch = int(order.state_dict()["epoch"])
+        epochs[epoch if order.state_dict()["next"] else epoch - 1].append(members(batch.microbatches[0]))
+        if epoch == 2:
             break
-    for epoch in epochs:
-        assert sorted(member for batch in epoch for member in batch) == list(range(200))
+    for dealt in epochs:
+        assert sorted(member for batch in dealt for member in batch) == list(range(200))
     assert epochs[0] != epochs[1]
 
 
@@ -101,9 +107,21 @@ def test_blocks_of_a_large_corpus_also_deal_every_pair_once(monkeypatch: pytest.
     seen: list[int] = []
     for batch in order.updates():
         seen += members(batch.microbatches[0])
-        if order.epoch == 1:
+        if order.state_dict()["epoch"] == 1:
             break
     assert sorted(seen) == list(range(200))
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BLOCK", 1 << 10)
+    offsets = np.arange((1 << 18) + 1)
+    sentences = Sentences(np.full(1 << 18, 4, np.int32), offsets)
+    tracemalloc.start()
+    try:
+        updates(order_of(Pairs(sentences, sentences), Context()), 1)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(offsets), "two bytes a pair: a number has eight"
+    finally:
+        tracemalloc.stop()
 
 
 def test_batches_are_in_random_order_of_length() -> None:
@@ -190,7 +208,7 @@ def test_tokens_on_disk_are_those_in_memory_and_are_written_once(tmp_path: Path)
     again = opened(tmp_path, corpus, "text")
     assert (tmp_path / "data" / "source.tokens").stat().st_mtime_ns == written
     assert np.array_equal(again.source.tokens, pairs.source.tokens)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", ".tokenising.lock"}
 
 
 def test_tokens_of_another_text_or_damaged_ones_are_made_anew(tmp_path: Path) -> None:
@@ -222,6 +240,51 @@ def test_a_flipped_byte_is_found_and_said_and_the_text_tokenised_anew(
         assert caplog.messages == [f"{path}: is damaged; the text is tokenised anew"]
         assert path.read_bytes() == whole
         caplog.clear()
+
+
+def test_ranks_that_share_a_folder_make_it_once_and_all_find_it_whole(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    class Counted(CopyCorpus):
+        def pairs(self, part: Part) -> Iterator[Pair]:
+            read.append(part)
+            return super().pairs(part)
+
+    corpus = Counted(train_pairs=500, valid_pairs=1, test_pairs=1)
+    vocabulary = Vocabulary()
+    learn(vocabulary, Symbols(), corpus)
+    read.clear()
+    together = Barrier(4)
+
+    def rank() -> Pairs:
+        together.wait()
+        return open_corpus(corpus, vocabulary, Symbols(), Context(folder=tmp_path), "text")
+
+    with ThreadPoolExecutor(4) as ranks:
+        found = [each.result() for each in [ranks.submit(rank) for _ in range(4)]]
+    assert read == ["train"]
+    assert {len(pairs) for pairs in found} == {500}
+    assert all(np.array_equal(pairs.target.tokens, found[0].target.tokens) for pairs in found)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FootplateError])
+def test_what_was_tokenised_until_it_was_stopped_is_not_left_behind(error: type[BaseException], tmp_path: Path) -> None:
+    class Broken(CopyCorpus):
+        def pairs(self, part: Part) -> Iterator[Pair]:
+            yield from islice(super().pairs(part), 20)
+            if read:
+                raise error
+            read.append(part)
+
+    read: list[str] = []  # the vocabulary is learned from all of it
+    broken = Broken(train_pairs=50, valid_pairs=1, test_pairs=1)
+    with pytest.raises(error):
+        prepare(broken, Symbols(), "text", tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+    read.clear()
+    with pytest.raises(error):
+        opened(tmp_path, broken, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [".tokenising.lock"]
 
 
 def test_without_a_run_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

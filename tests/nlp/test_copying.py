@@ -5,20 +5,24 @@ Axes: B sentences, S source positions, T target positions, N rows, V vocabulary,
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from footplate.errors import ConfigError
 from footplate.job import load_job
 from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch
+from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.copying import coverage_loss, mixture
 from footplate_nlp.losses import TranslationLoss
-from footplate_nlp.model import build_model
+from footplate_nlp.model import ModelConfig, build_model
+from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import BOS, EOS, PAD
 from footplate_nlp.transformer import TransformerConfig
@@ -85,6 +89,34 @@ def test_step_by_step_with_beams_and_leaving_sentences_equals_all_at_once(
     follow_beam: Callable[[Seq2Seq, Tensor, int], None],
 ) -> None:
     follow_beam(copier(), SOURCE_BS, 6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TransformerConfig(width=12, heads=3, copying=True),
+        RecurrentConfig(width=12, embedding_width=12, copying=True),
+        ConvolutionalConfig(width=12, embedding_width=12, copying=True),
+    ],
+)
+def test_a_step_repeats_the_source_for_no_row_of_a_beam(config: ModelConfig) -> None:
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, Tensor):
+                shapes.add(tuple(found.shape))
+            return found
+
+    shapes: set[tuple[int, ...]] = set()
+    model = build_model(config, 11, 11).eval()
+    with torch.no_grad():
+        decoding = model.begin(torch.full((1, 40), 5), beam=7)
+        with Shapes():
+            assert decoding.step(torch.full((7,), BOS)).shape == (7, 11)
+    assert (7, 40, 12) not in shapes
+    assert (7, 12) in shapes
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])

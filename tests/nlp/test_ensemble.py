@@ -5,10 +5,13 @@ Axes: B sentences, T target positions, V vocabulary.
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
@@ -16,11 +19,11 @@ from footplate.errors import CheckpointError, ConfigError, FootplateError
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
-from footplate_nlp import translation
+from footplate_nlp import cross_entropy, translation
 from footplate_nlp.beam import BeamConfig
 from footplate_nlp.constraints import Constraints
 from footplate_nlp.ensemble import Ensemble
-from footplate_nlp.evaluation import hold_out
+from footplate_nlp.evaluation import hold_out, teacher_forced
 from footplate_nlp.hypothesis import Length
 from footplate_nlp.members import open_ensemble
 from footplate_nlp.model import build_model
@@ -28,6 +31,7 @@ from footplate_nlp.sampling import SampleConfig
 from footplate_nlp.search import GreedyConfig, SearchConfig, search
 from footplate_nlp.seq2seq import Seq2Seq
 from footplate_nlp.symbols import BOS, EOS
+from footplate_nlp.tokenised import Pairs, Sentences
 from footplate_nlp.transformer import TransformerConfig
 from footplate_nlp.translation import Config
 from footplate_nlp.translator import open_translator
@@ -93,19 +97,37 @@ def test_greedy_search_takes_the_token_with_the_highest_mean() -> None:
 
 
 def test_the_loss_of_an_ensemble_is_its_own() -> None:
-    first, second, source_BS = model(1), model(2), sources(2)
-    target_BT = torch.tensor([[5, 7, EOS], [9, 4, EOS]])
-    input_BT = torch.tensor([[BOS, 5, 7], [BOS, 9, 4]])
-    with torch.no_grad():
-        found_BT = Ensemble([first, second]).gold_log_probabilities(source_BS, input_BT, target_BT)
-    for row in range(2):
-        mean_TV = sum(
-            probabilities(each, source_BS[row : row + 1], tuple(target_BT[row, :2].tolist()))
-            for each in (first, second)
-        )
-        assert isinstance(mean_TV, Tensor)
-        gold_T = (mean_TV / 2).gather(1, target_BT[row, :, None])[:, 0]
-        assert torch.allclose(found_BT[row], gold_T.log())
+    both, source_BS = [model(1), model(2)], sources(2)
+    targets = [[5, 7, 8, 6], [9, 4]]
+    pairs = Pairs(Sentences.of(source_BS[:, :5].tolist()), Sentences.of(targets))
+    nll, counts = teacher_forced(Ensemble(both), pairs, np.array([0, 1]), Context(precision="fp64"))
+    assert counts == [5, 3]
+    for row, target in enumerate(targets):
+        each = [probabilities(member, source_BS[row : row + 1], tuple(target)) for member in both]
+        gold_T = ((each[0] + each[1]) / 2).gather(1, torch.tensor([[*target, EOS]]).t())[:, 0]
+        assert nll[row] == pytest.approx(-float(gold_T.log().sum()), rel=1e-12)
+
+
+def test_the_loss_of_an_ensemble_never_has_all_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, Tensor):
+                self.numbers = max(self.numbers, found.numel())
+            return found
+
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 5000)
+    torch.manual_seed(1)
+    sizes = {"width": 16, "heads": 2, "feed_forward_width": 16, "encoder_layers": 1, "decoder_layers": 1}
+    both = [build_model(TransformerConfig.model_validate(sizes), 2000, 2000).eval() for _ in range(2)]
+    targets = Sentences.of([list(range(4, 24))] * 10)
+    with Largest() as largest:
+        teacher_forced(Ensemble(both), Pairs(targets, targets), np.arange(10), Context())
+    assert 0 < largest.numbers < 210 * 2000 / 4
 
 
 TINY = ["corpus.symbols=5", "corpus.longest=5", "corpus.train_pairs=200", "corpus.valid_pairs=20", "model.width=16"]
@@ -173,6 +195,22 @@ def test_each_member_of_an_ensemble_of_averages_is_an_average(runs: Path) -> Non
         each = [checkpoint(runs / run, update).load_module_state("model") for update in (2, 4)]
         name = "target_embedding.weight"
         assert found == pytest.approx(float((each[0][name].double() + each[1][name].double()).sum() / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0, 0.9])
+def test_a_member_of_the_run_itself_has_averaged_weights_where_the_run_has_and_of_another_its_own(
+    runs: Path, decay: float
+) -> None:
+    name = f"moving{decay}"
+    trained(runs, name, "ema_decay=0.9")
+    config = load_job(runs / name / "job.yaml", [f"ema_decay={decay}", f"ensemble=['@2', {name}@2, two]"]).config
+    assert isinstance(config, Config)
+    context = Context(folder=runs / name, checkpoint=checkpoint(runs / name, 4))
+    models, _, _ = open_ensemble(config, context, translation.restore_model)
+    part = "ema" if decay else "model"
+    members = [(name, 4, part), (name, 2, part), (name, 2, part), ("two", 4, "model")]
+    weights = [checkpoint(runs / run, update).load_module_state(of) for run, update, of in members]
+    assert states(models) == pytest.approx([float(each["target_embedding.weight"].double().sum()) for each in weights])
 
 
 def test_evaluation_reports_the_ensembles_loss_and_translates_with_it(runs: Path) -> None:

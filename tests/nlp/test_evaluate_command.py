@@ -81,23 +81,42 @@ def test_what_is_kept_gives_the_score_again(runs: Path) -> None:
     } == metrics
 
 
-def test_each_sentence_has_its_own_loss_and_output_whatever_the_batch(runs: Path) -> None:
-    config = load_job(runs / "good" / "job.yaml").config
+def evaluated(runs: Path, name: str, *overrides: str, training: bool = False) -> Evaluated:
+    """What the last checkpoint is found to be in double precision, the model being in training mode or not."""
+    config = load_job(runs / name / "job.yaml", overrides).config
     assert isinstance(config, Config)
-    checkpoint = CheckpointStore(runs / "good" / "checkpoints").at(40)
-    context = Context(checkpoint=checkpoint, precision="fp64")
+    store = CheckpointStore(runs / name / "checkpoints")
+    context = Context(checkpoint=store.at(max(store.updates())), precision="fp64")
     model, vocabulary, update = restore_model(config, context)
+    model.train(training)
     held = hold_out(config.corpus, config.evaluate, vocabulary)
+    box: list[Evaluated] = []
 
+    def steps() -> Iterator[Step]:
+        box.append((yield from evaluate_model(model, vocabulary, held, config.evaluate, context, update)))
+
+    list(steps())
+    assert all(part.training == training for part in model.modules())
+    return box[0]
+
+
+def test_an_evaluation_leaves_the_model_in_the_mode_that_it_found(runs: Path) -> None:
+    found = [evaluated(runs, "early", training=training) for training in (False, True)]
+    assert found[0].outputs == found[1].outputs
+    assert found[0].metrics == found[1].metrics
+
+
+def test_outputs_that_were_ended_at_their_maximum_length_are_reported(runs: Path) -> None:
+    assert evaluated(runs, "good").metrics["eval/truncated"] < 100
+    # One token is the end of sentence, so that nothing else is ever written.
+    cut = evaluated(runs, "good", "evaluate.search.length.maximum=1")
+    assert cut.metrics["eval/truncated"] == 100
+    assert set(cut.outputs) == {""}
+
+
+def test_each_sentence_has_its_own_loss_and_output_whatever_the_batch(runs: Path) -> None:
     def found(batch_tokens: int) -> Evaluated:
-        evaluation = config.evaluate.model_copy(update={"batch_tokens": batch_tokens})
-        box: list[Evaluated] = []
-
-        def steps() -> Iterator[Step]:
-            box.append((yield from evaluate_model(model, vocabulary, held, evaluation, context, update)))
-
-        list(steps())
-        return box[0]
+        return evaluated(runs, "good", f"evaluate.batch_tokens={batch_tokens}")
 
     together, alone = found(4096), found(1)
     assert together.outputs == alone.outputs
@@ -133,7 +152,7 @@ def against(runs: Path, name: str, other: str) -> dict[str, list[str]]:
 
 def test_one_run_against_another_and_back(runs: Path) -> None:
     there, back = against(runs, "good", "early@last"), against(runs, "early", "good@last")
-    assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy"]
+    assert list(there) == ["bleu", "chrf", "chrf_plus_plus", "ter", "exact_match", "token_accuracy", "truncated"]
     alone = evaluate(runs, "early")
     for name, (this, other, difference, _, p) in there.items():
         assert back[name][:2] == [other, this]

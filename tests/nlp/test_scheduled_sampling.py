@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from footplate.errors import ConfigError
 from footplate.job import load_job
-from footplate_nlp import scheduled_sampling
+from footplate_nlp import cross_entropy
 from footplate_nlp.batches import Batch
+from footplate_nlp.convolutional import ConvolutionalConfig
 from footplate_nlp.losses import TranslationLoss, WordDropout
-from footplate_nlp.model import build_model
+from footplate_nlp.model import ModelConfig, build_model
 from footplate_nlp.recurrent import RecurrentConfig
 from footplate_nlp.scheduled_sampling import (
     ExponentialDecay,
@@ -26,11 +27,13 @@ from footplate_nlp.scheduled_sampling import (
     decode_mixed,
     mix,
     mixed_input,
+    predict,
     predictions,
 )
 from footplate_nlp.seq2seq import Decoded, Decoding, Memory, Seq2Seq
 from footplate_nlp.symbols import BOS, EOS, PAD, UNKNOWN
 from footplate_nlp.transformer import TransformerConfig
+from footplate_nlp.translation import Config
 
 SOURCE_BS = torch.tensor([[5, 6, 7, 8, EOS], [9, 4, EOS, PAD, PAD]])
 INPUT_BT = torch.tensor([[BOS, 5, 9, 4, 10], [BOS, 7, 6, PAD, PAD]])
@@ -174,11 +177,18 @@ def test_a_beginning_after_the_end_is_refused() -> None:
     )
 
 
+def test_debug_may_end_before_the_sampling_begins() -> None:
+    decay = ["scheduled_sampling.decay.kind=linear", "scheduled_sampling.decay.updates=5"]
+    job = load_job("copy-transformer", [*decay, "scheduled_sampling.begin_update=7"], debug=True)
+    assert isinstance(job.config, Config)
+    assert job.config.updates == 5
+
+
 def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(copying=True)
     memory = model.encode(SOURCE_BS)
     decoded = model.decode(memory, INPUT_BT)
-    monkeypatch.setattr(scheduled_sampling, "LOGITS_AT_ONCE", 1)  # a sentence at a time
+    monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 1)  # a sentence at a time
     with torch.no_grad():
         found_BT = predictions(model, memory, decoded, "argmax")
         logits_BTV = model.logits(memory, decoded)
@@ -189,9 +199,39 @@ def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyP
 def test_samples_follow_the_probabilities() -> None:
     logits_BTV = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.4, 0.2]).log().expand(1, 20_000, 6).clone()
     torch.manual_seed(1)
-    drawn_BT = scheduled_sampling.predict(logits_BTV, "sample")
+    drawn_BT = predict(logits_BTV, "sample")
     shares = torch.bincount(drawn_BT.flatten(), minlength=6) / drawn_BT.numel()
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0, 0.125, 0.5, 0.25]), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["argmax", "sample"])
+@pytest.mark.parametrize("config", [TransformerConfig(), ConvolutionalConfig(), RecurrentConfig()])
+def test_predictions_in_half_precision_take_no_gradient_from_any_weight(
+    config: ModelConfig, how: Literal["argmax", "sample"]
+) -> None:
+    torch.manual_seed(3)
+    model = build_model(config.model_copy(update={"dropout": 0.0, "copying": True}), 11, 11)
+    loss = TranslationLoss(model, scheduled_sampling=ScheduledSampling(decay=LINEAR, prediction=how))
+    loss.true_share = 0.5
+    # The predictions are made first, without gradients: a cast that autocast kept of that would have none either.
+    with torch.autocast("cpu", torch.bfloat16):
+        total = loss(BATCH).total
+    total.backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize("how", ["argmax", "sample"])
+@pytest.mark.parametrize("kind", ["transformer", "recurrent"])
+def test_logits_that_are_no_numbers_make_a_loss_that_is_none_and_no_error(
+    kind: str, how: Literal["argmax", "sample"]
+) -> None:
+    model = small() if kind == "transformer" else build_model(RecurrentConfig(embedding_width=8, width=8), 11, 11)
+    with torch.no_grad():
+        model.output_matrix.fill_(torch.nan)
+    loss = TranslationLoss(model, scheduled_sampling=ScheduledSampling(decay=LINEAR, prediction=how))
+    loss.true_share = 0.0
+    assert loss(BATCH).total.isnan()
 
 
 def test_a_share_of_one_is_teacher_forcing_bit_for_bit_dropout_and_all() -> None:

@@ -205,7 +205,7 @@ def test_each_rule_stops_where_it_says(
     stop: Stop, penalty: LengthPenalty, positions: int, expected: list[tuple[int, ...]]
 ) -> None:
     toy = Toy(BY_HAND)
-    config = BeamConfig(size=2, n_best=2, stop=stop, length_penalty=penalty, length=exactly(3))
+    config = BeamConfig(size=2, n_best=len(expected), stop=stop, length_penalty=penalty, length=exactly(3))
     assert tokens_of(search(toy, sources(1), config)) == [expected]
     assert len(toy.rows_fed) == positions
 
@@ -346,6 +346,10 @@ def test_a_model_that_gives_no_numbers_is_refused(config: SearchConfig) -> None:
         (
             {"kind": "beam", "size": 2, "n_best": 3},
             "n_best 3 is more than the beam's size 2; raise size or lower n_best",
+        ),
+        (
+            {"kind": "beam", "n_best": 2, "stop": "first"},
+            "stop: first ends with one finished hypothesis; set n_best to 1 or use another stop",
         ),
         ({"kind": "beam", "size": 0}, "greater than or equal to 1"),
         ({"kind": "beam", "length_penalty": {"kind": "gnmt", "alpha": -0.1}}, "greater than or equal to 0"),

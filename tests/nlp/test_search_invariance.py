@@ -4,10 +4,13 @@ Axes: B sentences, S source positions, N rows of hypotheses, T target positions,
 """
 
 import math
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from footplate_nlp.beam import BeamConfig, Gnmt
 from footplate_nlp.convolutional import ConvolutionalConfig
@@ -145,6 +148,34 @@ def test_half_precision_is_summed_in_single() -> None:
         assert found[0].score == pytest.approx(expected[0].score, abs=0.1)
         # Sums in bfloat16 would have 8 bits.
         assert any(math.fmod(hypothesis.log_probability * 2**8, 1) for hypothesis in found)
+
+
+class CastsOf(TorchDispatchMode):
+    """Counts how often each of the model's weights is cast."""
+
+    CASTS = torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype
+    """With gradients off, and in inference mode."""
+
+    def __init__(self, model: Seq2Seq) -> None:
+        super().__init__()
+        self.weights = {weight.data_ptr() for weight in model.parameters()}
+        self.counts: Counter[int] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self.CASTS and args[0].data_ptr() in self.weights:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("config", [GreedyConfig(), BeamConfig(), SampleConfig()])
+def test_half_precision_casts_a_weight_once_a_search_and_not_at_every_step(config: SearchConfig) -> None:
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16), CastsOf(model) as casts:
+        ((found, *_), *_) = search(model, many_sources(3), config)
+    assert len(found.tokens) > 5
+    assert set(casts.counts.values()) == {1}
 
 
 @pytest.mark.parametrize("config", EVERY_KIND)

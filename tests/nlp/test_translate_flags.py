@@ -248,6 +248,8 @@ def test_the_runs_own_keys_say_where_a_line_is_cut_and_how_large_a_batch_is(run_
     assert (opened.batch_tokens, opened.longest) == (99, 6)
     (found,) = opened(["a b c d e a b"])
     assert found[0].parts == 2
+    # What no batch had room for was never trained on.
+    assert translator(run_folder, "batch_tokens=4").longest == translator(run_folder, "longest=4").longest == 3
 
 
 class Watched:

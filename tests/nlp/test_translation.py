@@ -166,6 +166,7 @@ def test_evaluation_of_a_checkpoint_repeats_what_training_saw(run_folder: RunFol
     *_, found = translation.evaluate(config, context)
     assert found.update == 6
     seen_metrics = {name: value for name, value in seen.metrics.items() if name.startswith("eval/")}
+    assert {*seen_metrics} == translation.evaluated_metrics(config)
     assert {name: found.metrics[name] for name in seen_metrics} == seen_metrics
     assert {*found.metrics} - {*seen_metrics} == {"eval/chrf_plus_plus", "eval/ter"}
 
