@@ -25,7 +25,7 @@ from footplate_rl.environments import (
     OwnConfig,
     make_environments,
 )
-from footplate_rl.policy import Choice, Policy
+from footplate_rl.policy import ActionChoice, Policy
 from footplate_rl.watching import Recorder, returns_picture, watch
 
 _STEPS_BETWEEN_NEWS = 100
@@ -57,7 +57,7 @@ class Quota(Every):
 class Evaluation(Quota):
     """The quota, and how a policy chooses its actions in it."""
 
-    actions: Choice = "sampled"
+    actions: ActionChoice = "sampled"
     """`sampled` from the policy, as it trains and as the papers of actor-critic agents report; or `greedy`."""
 
 

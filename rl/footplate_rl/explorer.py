@@ -33,7 +33,7 @@ class FallingEpsilon(Section):
         return self.final + (1 - share) * (self.initial - self.final)
 
 
-class Recorder(Protocol):
+class ReplayMemory(Protocol):
     """A `Replay`, or whatever else remembers what was played."""
 
     def add(
@@ -54,7 +54,7 @@ class Explorer:
         self,
         environments: Environments,
         policy: Policy,
-        replay: Recorder,
+        replay: ReplayMemory,
         reward_clip: float | None,
         reward_scale: float = 1.0,
     ) -> None:

@@ -16,13 +16,15 @@ from footplate_rl.distributions import Sampler, distribution_of
 from footplate_rl.networks import MLP, NIPS, Nature, build_network
 from footplate_rl.recurrent import LSTM, Memory, RecurrentActorCritic, build_recurrent_network
 
-Choice = Literal["sampled", "greedy"]
+ActionChoice = Literal["sampled", "greedy"]
 
 
 class Policy:
     """A network that acts."""
 
-    def __init__(self, network: nn.Module, sampler: Sampler, context: Context, choice: Choice = "sampled") -> None:
+    def __init__(
+        self, network: nn.Module, sampler: Sampler, context: Context, choice: ActionChoice = "sampled"
+    ) -> None:
         self.network = network
         self.sampler = sampler
         self.choice = choice
@@ -81,7 +83,7 @@ def load_policy(
     observations: Space[Any],
     actions: Space[Any],
     context: Context,
-    choice: Choice = "sampled",
+    choice: ActionChoice = "sampled",
     memory: LSTM | None = None,
 ) -> Policy:
     """The policy saved in `context.checkpoint`, for environments of these spaces."""

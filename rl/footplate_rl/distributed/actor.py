@@ -48,8 +48,8 @@ class Chunk:
     episodes: Sequence[Episode]
 
 
-class Recording:
-    """`Recorder` of what is played, and of the windows that become whole by it, in a replay just large enough."""
+class Pending:
+    """What is played and not handed over yet, and the windows whole by it, in a replay just large enough."""
 
     def __init__(self, config: Config, environments: Environments) -> None:
         stack = stacked_frames(config.environment)
@@ -106,9 +106,9 @@ class Actor:
 
     def reset(self, number: int) -> None:
         """The environments start anew with the seeds of their `number`-th reset; what was not handed over is lost."""
-        self._recording = Recording(self._config, self._environments)
+        self._pending = Pending(self._config, self._environments)
         rewards = self._config.reward_clip, self._config.reward_scale
-        self._explorer = Explorer(self._environments, self._policy, self._recording, *rewards)
+        self._explorer = Explorer(self._environments, self._policy, self._pending, *rewards)
         self._explorer.reset(number)
 
     def play(self, number: int, weights: Weights | None) -> Chunk:
@@ -126,13 +126,13 @@ class Actor:
         return self._chunk(cut=True)
 
     def _chunk(self, *, cut: bool) -> Chunk:
-        played, whole = self._recording.take()
+        played, whole = self._pending.take()
         errors_B = np.zeros(0) if whole is None else self._errors(whole)
         explorer = self._explorer
         transitions, episodes = explorer.transitions, explorer.episodes
         explorer.transitions, explorer.episodes = 0, []
         return Chunk(
-            played, self._recording.newest(explorer.observations_NO), cut, errors_B, transitions, tuple(episodes)
+            played, self._pending.newest(explorer.observations_NO), cut, errors_B, transitions, tuple(episodes)
         )
 
     @torch.inference_mode()
