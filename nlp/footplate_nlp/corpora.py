@@ -202,7 +202,7 @@ class SeveralCorpora(Section):
 Corpus = Annotated[ScanCorpus | CopyCorpus | ParallelCorpus | SeveralCorpora, Field(discriminator="kind")]
 
 
-class Member(NamedTuple):
+class SingleCorpus(NamedTuple):
     """One of the corpora that a corpus is made of."""
 
     name: str | None
@@ -211,29 +211,29 @@ class Member(NamedTuple):
     corpus: ScanCorpus | CopyCorpus | ParallelCorpus
 
 
-def members(corpus: Corpus) -> list[Member]:
+def single_corpora(corpus: Corpus) -> list[SingleCorpus]:
     """What the corpus is made of, in the order of its pairs."""
     if isinstance(corpus, SeveralCorpora):
-        return [Member(name, each.tag, each) for name, each in corpus.corpora.items()]
-    return [Member(None, corpus.tag if isinstance(corpus, ParallelCorpus) else None, corpus)]
+        return [SingleCorpus(name, each.tag, each) for name, each in corpus.corpora.items()]
+    return [SingleCorpus(None, corpus.tag if isinstance(corpus, ParallelCorpus) else None, corpus)]
 
 
 def tags_of(corpus: Corpus) -> list[str]:
-    """The tags of its members, each once, in their order."""
-    return list(dict.fromkeys(member.tag for member in members(corpus) if member.tag is not None))
+    """The tags of its corpora, each once, in their order."""
+    return list(dict.fromkeys(single.tag for single in single_corpora(corpus) if single.tag is not None))
 
 
 def learning_pairs(corpus: Corpus) -> Iterator[Pair]:
-    """The training pairs in the order in which a vocabulary reads them: in turns from each member, as only the head
+    """The training pairs in the order in which a vocabulary reads them: in turns from each corpus, as only the head
     of them may be read."""
-    for row in zip_longest(*(member.corpus.pairs("train") for member in members(corpus))):
+    for row in zip_longest(*(single.corpus.pairs("train") for single in single_corpora(corpus))):
         yield from (pair for pair in row if pair is not None)
 
 
 def text_fingerprint(corpus: Corpus) -> str:
     """SHA-256 over the section and the bytes of every file it trains from: equal where the training text is equal."""
     if isinstance(corpus, SeveralCorpora):
-        each = (f"{name} {text_fingerprint(member)}" for name, member in corpus.corpora.items())
+        each = (f"{name} {text_fingerprint(single)}" for name, single in corpus.corpora.items())
         return hashlib.sha256("\n".join(each).encode()).hexdigest()
     # No tag leaves no trace: runs from before there were tags go on.
     digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}, exclude_none=True).encode())
