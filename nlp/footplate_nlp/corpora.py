@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import IO, Annotated, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from footplate.errors import FootplateError
 from footplate.section import Count, Section
@@ -148,10 +148,19 @@ class ParallelCorpus(Section):
     tag: Tag | None = None
     """Stands before every source sentence as a token that no text has, such as the target language; null is none."""
 
+    _folder_key: str = "corpus.folder"
+    """What a recipe calls the folder."""
+
     def pairs(self, part: Part) -> Iterator[Pair]:
         """The pairs of one part, in the order of the files."""
         source, target = self._files_of(part)
-        return _side_by_side(source, target)
+        return _side_by_side(source, target, self._folder_key)
+
+    def named(self, name: str) -> Self:
+        """The same as one of several, which has this name among them."""
+        one = self.model_copy()
+        one._folder_key = f"corpus.corpora.{name}.folder"
+        return one
 
     def files(self) -> list[Path]:
         """The files that training reads."""
@@ -176,6 +185,11 @@ class SeveralCorpora(Section):
     corpora: Annotated[dict[Name, ParallelCorpus], Field(min_length=1)]
     """Each under a name of yours, under which it is evaluated too; their training pairs are shuffled together."""
 
+    @field_validator("corpora")
+    @classmethod
+    def _each_knows_its_name(cls, corpora: dict[str, ParallelCorpus]) -> dict[str, ParallelCorpus]:
+        return {name: corpus.named(name) for name, corpus in corpora.items()}
+
     def pairs(self, part: Part) -> Iterator[Pair]:
         """The pairs of one part, corpus after corpus."""
         return chain.from_iterable(corpus.pairs(part) for corpus in self.corpora.values())
@@ -188,7 +202,7 @@ class SeveralCorpora(Section):
 Corpus = Annotated[ScanCorpus | CopyCorpus | ParallelCorpus | SeveralCorpora, Field(discriminator="kind")]
 
 
-class Member(NamedTuple):
+class SingleCorpus(NamedTuple):
     """One of the corpora that a corpus is made of."""
 
     name: str | None
@@ -197,45 +211,46 @@ class Member(NamedTuple):
     corpus: ScanCorpus | CopyCorpus | ParallelCorpus
 
 
-def members(corpus: Corpus) -> list[Member]:
+def single_corpora(corpus: Corpus) -> list[SingleCorpus]:
     """What the corpus is made of, in the order of its pairs."""
     if isinstance(corpus, SeveralCorpora):
-        return [Member(name, each.tag, each) for name, each in corpus.corpora.items()]
-    return [Member(None, corpus.tag if isinstance(corpus, ParallelCorpus) else None, corpus)]
+        return [SingleCorpus(name, each.tag, each) for name, each in corpus.corpora.items()]
+    return [SingleCorpus(None, corpus.tag if isinstance(corpus, ParallelCorpus) else None, corpus)]
 
 
 def tags_of(corpus: Corpus) -> list[str]:
-    """The tags of its members, each once, in their order."""
-    return list(dict.fromkeys(member.tag for member in members(corpus) if member.tag is not None))
+    """The tags of its corpora, each once, in their order."""
+    return list(dict.fromkeys(single.tag for single in single_corpora(corpus) if single.tag is not None))
 
 
 def learning_pairs(corpus: Corpus) -> Iterator[Pair]:
-    """The training pairs in the order in which a vocabulary reads them: in turns from each member, as only the head
+    """The training pairs in the order in which a vocabulary reads them: in turns from each corpus, as only the head
     of them may be read."""
-    for row in zip_longest(*(member.corpus.pairs("train") for member in members(corpus))):
+    for row in zip_longest(*(single.corpus.pairs("train") for single in single_corpora(corpus))):
         yield from (pair for pair in row if pair is not None)
 
 
 def text_fingerprint(corpus: Corpus) -> str:
     """SHA-256 over the section and the bytes of every file it trains from: equal where the training text is equal."""
     if isinstance(corpus, SeveralCorpora):
-        each = (f"{name} {text_fingerprint(member)}" for name, member in corpus.corpora.items())
+        each = (f"{name} {text_fingerprint(single)}" for name, single in corpus.corpora.items())
         return hashlib.sha256("\n".join(each).encode()).hexdigest()
     # No tag leaves no trace: runs from before there were tags go on.
     digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}, exclude_none=True).encode())
+    folder_key = corpus._folder_key if isinstance(corpus, ParallelCorpus) else "corpus.folder"
     for path in corpus.files():
-        with _opened(path) as file:
+        with _opened(path, folder_key) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text file without their ends; a byte-order mark is dropped.
+def read_lines(path: Path, folder_key: str = "corpus.folder") -> Iterator[str]:
+    """The lines of a UTF-8 text file without their ends; a byte-order mark is dropped. The key says where it is.
 
     Only a line feed ends a line: other characters that Unicode calls line breaks stay, since they would shift one side
     of a parallel text against the other.
     """
-    with _opened(path) as raw:
+    with _opened(path, folder_key) as raw:
         file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         number = 0
         try:
@@ -255,18 +270,18 @@ def decode_line(line: bytes, where: str) -> str:
         ) from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path, folder_key: str) -> IO[bytes]:
     try:
         return path.open("rb")
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise FootplateError(
-            f"{path}: cannot be opened ({reason}); set corpus.folder, relative to where the command runs"
+            f"{path}: cannot be opened ({reason}); set {folder_key}, relative to where the command runs"
         ) from error
 
 
-def _side_by_side(source: Path, target: Path) -> Iterator[Pair]:
-    sources, targets = read_lines(source), read_lines(target)
+def _side_by_side(source: Path, target: Path, folder_key: str) -> Iterator[Pair]:
+    sources, targets = read_lines(source, folder_key), read_lines(target, folder_key)
     number = 0
     for number, (left, right) in enumerate(zip_longest(sources, targets), start=1):
         if left is None or right is None:

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from footplate_nlp.corpora import Corpus, Part, members
+from footplate_nlp.corpora import Corpus, Part, single_corpora
 from footplate_nlp.symbols import UNKNOWN
 from footplate_nlp.tokenised import Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
@@ -76,10 +76,10 @@ def measure(corpus: Corpus, part: Part, vocabulary: Vocabulary, longest: int) ->
     sides = SideStatistics(), SideStatistics()
     hashes: tuple[bytearray, bytearray] = bytearray(), bytearray()
     over_longest = 0
-    for member in members(corpus):
-        pairs = member.corpus.pairs(part)
+    for single in single_corpora(corpus):
+        pairs = single.corpus.pairs(part)
         while block := list(islice(pairs, _PAIRS_AT_ONCE)):
-            tokens = tokenise(block, vocabulary, member.tag)
+            tokens = tokenise(block, vocabulary, single.tag)
             for side, sentences in enumerate((tokens.source, tokens.target)):
                 texts = [pair[side] for pair in block]
                 sides[side].add(texts, sentences)

@@ -18,7 +18,7 @@ from footplate.context import Context
 from footplate.section import Count, Every, WholeNumber
 from footplate.step import Activity, Step, Table
 from footplate_nlp.batches import Batch, batches_by_width, to_batch
-from footplate_nlp.corpora import Corpus, members
+from footplate_nlp.corpora import Corpus, single_corpora
 from footplate_nlp.cross_entropy import cross_entropy
 from footplate_nlp.ensemble import Ensemble
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
@@ -89,12 +89,12 @@ def hold_out(corpus: Corpus, config: Evaluation, vocabulary: Vocabulary) -> Held
     texts: list[tuple[str, str]] = []
     pairs: list[Pairs] = []
     corpora: dict[str, range] = {}
-    for member in members(corpus):
-        these = list(islice(member.corpus.pairs(config.split), config.sentences))
-        if member.name is not None:
-            corpora[member.name] = range(len(texts), len(texts) + len(these))
+    for single in single_corpora(corpus):
+        these = list(islice(single.corpus.pairs(config.split), config.sentences))
+        if single.name is not None:
+            corpora[single.name] = range(len(texts), len(texts) + len(these))
         texts += these
-        pairs.append(tokenise(these, vocabulary, member.tag))
+        pairs.append(tokenise(these, vocabulary, single.tag))
     sources, targets = [part.source for part in pairs], [part.target for part in pairs]
     joined = Pairs(Sentences.joined(sources), Sentences.joined(targets))
     _check_prefix(config, vocabulary, joined.source)
@@ -112,14 +112,18 @@ def _check_prefix(config: Evaluation, vocabulary: Vocabulary, source: Sentences)
 
 def read_texts(corpus: Corpus, config: Evaluation) -> list[tuple[str, str]]:
     """The pairs that an evaluation asks for."""
-    return [pair for member in members(corpus) for pair in islice(member.corpus.pairs(config.split), config.sentences)]
+    return [
+        pair
+        for single in single_corpora(corpus)
+        for pair in islice(single.corpus.pairs(config.split), config.sentences)
+    ]
 
 
 def target_language(corpus: Corpus, scoring: Scoring) -> MosesLanguage | None:
     """What `scoring.language` says, or else the end of every corpus's `target` where Moses knows such a language."""
     if scoring.language is not None:
         return scoring.language
-    ends = {getattr(member.corpus, "target", "").rpartition(".")[2] for member in members(corpus)}
+    ends = {getattr(single.corpus, "target", "").rpartition(".")[2] for single in single_corpora(corpus)}
     end = ends.pop() if len(ends) == 1 else ""
     return cast(MosesLanguage, end) if end in get_args(MosesLanguage) else None
 

@@ -127,7 +127,7 @@ class Seq2Seq(nn.Module, ABC):
         if self.copying is None or attention_NS is None:
             return self.project(hidden_ND)
         rows = hidden_ND, attention_NS, input_NI
-        hidden_BKD, attention_BKS, input_BKI = (x.unflatten(0, (len(states_BSE), -1)) for x in rows)
+        hidden_BKD, attention_BKS, input_BKI = (x.view(len(states_BSE), -1, x.shape[-1]) for x in rows)
         gate_BK = self.copying(hidden_BKD, attention_BKS, states_BSE, input_BKI)
         return self.logits(memory, Decoded(hidden_BKD, attention_BKS, gate_BK)).flatten(0, 1)
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from footplate_nlp.corpora import Corpus, members
+from footplate_nlp.corpora import Corpus, single_corpora
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
@@ -33,10 +33,10 @@ def write_corpus(folder: Path, corpus: Corpus, vocabulary: Vocabulary, *, text: 
     with ExitStack() as files:
         tokens = [_Writer(folder, f"{side}.tokens", f"{side}.offsets", files) for side in SIDES]
         texts = [_Writer(folder, f"{side}.text", f"{side}.text.offsets", files) for side in SIDES] if text else []
-        for member in members(corpus):
-            pairs = member.corpus.pairs("train")
+        for single in single_corpora(corpus):
+            pairs = single.corpus.pairs("train")
             while block := list(islice(pairs, LINES_AT_ONCE)):
-                both = tokenise(block, vocabulary, member.tag)
+                both = tokenise(block, vocabulary, single.tag)
                 for writer, sentences in zip(tokens, (both.source, both.target), strict=True):
                     writer.add(sentences)
                 for side, writer in enumerate(texts):

@@ -55,7 +55,7 @@ def open_corpus(
 
 
 def learn(vocabulary: Vocabulary, config: VocabularyConfig, corpus: Corpus) -> None:
-    """Learn from the training pairs of all members of the corpus, tags and all."""
+    """Learn from the training pairs of all that the corpus is made of, tags and all."""
     vocabulary.learn(config, lambda: learning_pairs(corpus), tags_of(corpus))
 
 

@@ -22,7 +22,7 @@ from footplate.update import Update, UpdateConfig
 from footplate_nlp.averaging import average_checkpoints, latest_checkpoints
 from footplate_nlp.batches import BatchOrder
 from footplate_nlp.bootstrap import paired_bootstrap
-from footplate_nlp.corpora import Corpus, Folder, members, text_fingerprint
+from footplate_nlp.corpora import Corpus, Folder, single_corpora, text_fingerprint
 from footplate_nlp.evaluation import Evaluation, Held, hold_out, read_texts, target_language
 from footplate_nlp.evaluation import evaluate as evaluate_model
 from footplate_nlp.losses import TranslationLoss, WordDropout
@@ -174,7 +174,7 @@ def evaluated_metrics(config: Config) -> set[str]:
     """What an evaluation in training measures."""
     scoring = config.evaluate.scoring
     scores = score(["a"], ["a"], scoring, target_language(config.corpus, scoring))
-    corpora = [f"{member.name}/" for member in members(config.corpus) if member.name is not None]
+    corpora = [f"{single.name}/" for single in single_corpora(config.corpus) if single.name is not None]
     names = {f"eval/{corpus}{name}" for corpus in ["", *corpora] for name in [*scores, "truncated"]}
     return names | {"eval/loss", "eval/perplexity"}
 

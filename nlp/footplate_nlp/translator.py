@@ -11,7 +11,7 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate_nlp.attention_picture import Attention, look
 from footplate_nlp.batches import batches_by_width, pad
-from footplate_nlp.corpora import Corpus, members
+from footplate_nlp.corpora import Corpus, single_corpora
 from footplate_nlp.forced_prefix import check_prefix, encode_prefix
 from footplate_nlp.hypothesis import Length
 from footplate_nlp.members import open_ensemble
@@ -166,7 +166,7 @@ def longest_part(trained: int, length: Length) -> int:
 def require_tag(tag: str | None, vocabulary: Vocabulary, corpus: Corpus) -> None:
     """Raise FootplateError for a tag that the vocabulary lacks, or where there is none but was one in all training."""
     there = ", ".join(vocabulary.source.tags())
-    if tag is None and all(member.tag is not None for member in members(corpus)):
+    if tag is None and all(single.tag is not None for single in single_corpora(corpus)):
         raise FootplateError(f"--tag: this run was trained with a tag before every sentence; give one of: {there}")
     if tag is not None and not there:
         raise FootplateError(f"--tag: {tag!r}, but this run was trained without tags; leave it out")

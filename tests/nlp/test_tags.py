@@ -217,3 +217,16 @@ def test_corpora_that_cannot_be_are_refused(corpora: str, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_job("multi30k-en-de", [f"corpus={{kind: several, corpora: {corpora}}}"])
     assert str(error.value) == f"command line: {problem}"
+
+
+def test_a_missing_file_of_one_of_several_corpora_is_named_with_that_ones_key(tmp_path: Path) -> None:
+    corpus = several(tmp_path, up="up", back="back")
+    _, missing = corpus.corpora["back"].files()
+    missing.unlink()
+    for read in (lambda: list(corpus.pairs("train")), lambda: text_fingerprint(corpus)):
+        with pytest.raises(FootplateError) as error:
+            read()
+        assert str(error.value) == (
+            f"{missing}: cannot be opened (No such file or directory); "
+            "set corpus.corpora.back.folder, relative to where the command runs"
+        )
