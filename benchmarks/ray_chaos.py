@@ -70,10 +70,10 @@ class Torment:
                 break
             fault, reached = self._chance.choice(FAULTS), last_update(folder)
             saved = max(CheckpointStore(folder.checkpoints).updates(), default=0)
-            began, file = time.monotonic(), folder.metrics.stat().st_ino
+            began, file, told = time.monotonic(), folder.metrics.stat().st_ino, _restarts(folder)
             process = self._cause(fault, process, name)
             self.faults[fault] += 1
-            if not _trains(process, folder, partial(_is_back, folder, saved, reached, file)):
+            if not _trains(process, folder, partial(_is_back, folder, saved, reached, file, told)):
                 break
             self.seconds_to_recover[fault].append(time.monotonic() - began)
             self.updates_repeated += max(0, reached - saved)
@@ -141,10 +141,15 @@ def _trains(process: "subprocess.Popen[bytes]", folder: RunFolder, condition: Ca
     return False
 
 
-def _is_back(folder: RunFolder, saved: int, reached: int, file: int) -> bool:
-    """Whether there is an update since the fault: the metrics were cut to what was saved, or have grown beyond it."""
-    was_cut = folder.metrics.stat().st_ino != file
-    return last_update(folder) > (saved if was_cut else reached + 1)
+def _is_back(folder: RunFolder, saved: int, reached: int, file: int, told: int) -> bool:
+    """Whether there is an update since the run was started anew; before, who is left may still make one."""
+    was_cut = folder.metrics.stat().st_ino != file  # to what was saved
+    return last_update(folder) > saved if was_cut else _restarts(folder) > told and last_update(folder) > reached
+
+
+def _restarts(folder: RunFolder) -> int:
+    """How often the log says that the run goes on."""
+    return folder.log.read_text().count("going on from") if folder.log.exists() else 0
 
 
 def main() -> None:

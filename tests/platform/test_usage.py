@@ -29,7 +29,7 @@ def test_memory_is_what_is_resident_in_gibibytes() -> None:
 
 
 def test_without_proc_the_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("footplate.usage.Path.read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError(self)))
+    monkeypatch.setattr("footplate.usage.STATM", "/nowhere")
     assert resident_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
