@@ -71,6 +71,8 @@ class Torment:
             fault, reached = self._chance.choice(FAULTS), last_update(folder)
             saved = max(CheckpointStore(folder.checkpoints).updates(), default=0)
             began, file, told = time.monotonic(), folder.metrics.stat().st_ino, _restarts(folder)
+            if fault == "driver":
+                told = -1  # nothing is told: when it is resumed nobody of the lost start is left
             process = self._cause(fault, process, name)
             self.faults[fault] += 1
             if not _trains(process, folder, partial(_is_back, folder, saved, reached, file, told)):
