@@ -150,9 +150,8 @@ def trained_here(
         try:
             with _cache_explained(place):
                 folder.stop.unlink(missing_ok=True)  # of an earlier day
-                lease.keep(
-                    lambda reason: _write(folder.stop, reason.encode())
-                )  # fetching may take longer than it lasts
+                # From here on: fetching may take longer than a lease lasts.
+                lease.keep(lambda reason: _write(folder.stop, reason.encode()))
                 if not goes_on:
                     _fetch(storage, place, lease.session)
             lease.require()
