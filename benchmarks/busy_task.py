@@ -31,8 +31,9 @@ def train(config: Config, context: Context) -> Iterator[Step]:
         until, others = time.perf_counter() + config.milliseconds / 1000, _other_threads_seconds()
         while time.perf_counter() < until:
             factor = factor @ factor / factor.sum()
+        step = Step(update, dict.fromkeys(METRICS, factor[0, 0]), {"samples": 64})
         suspended = time.perf_counter()
-        yield Step(update, dict.fromkeys(METRICS, factor[0, 0]), {"samples": 64})
+        yield step
         added_seconds.append(time.perf_counter() - suspended + _other_threads_seconds() - others)
 
 

@@ -1,7 +1,8 @@
 """From `footplate submit` to the first update: what each second goes to, beside a bare Ray job of the same shape.
 
-The bare job has nothing to unpack, and its driver starts one TorchTrainer whose function notes the time: what is spent
-before that is Ray's own. The first round of a head is cold: the wheel is uploaded and unpacked.
+The bare job goes the way that Ray's users go: `ray job submit` sends a script whose driver starts one TorchTrainer,
+whose function imports torch and makes one update of a linear layer. What that takes, to the same event, is Ray's own.
+The two take turns. The first round of a head is cold: the wheel is uploaded and unpacked.
 """
 
 import argparse
@@ -30,9 +31,14 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 ray.init(address="auto", log_to_driver=False)
 folder = sys.argv[1]
-def note():
-    Path(folder, "entered").write_text(str(time.time()))
-TorchTrainer(note, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=folder)).fit()
+def train():
+    import torch
+    torch.set_num_threads(1)
+    layer = torch.nn.Linear(8, 8)
+    layer(torch.ones(1, 8)).sum().backward()
+    torch.optim.SGD(layer.parameters(), 0.1).step()
+    Path(folder, "updated").write_text(str(time.time()))
+TorchTrainer(train, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=folder)).fit()
 """
 SUBMIT = """
 import json, sys, time
@@ -57,16 +63,23 @@ WAIT_SECONDS = 300.0
 
 
 def bare_seconds(address: str, folder: Path) -> float:
-    """From sending a bare job to the entry of its one worker's function."""
+    """From typing `ray job submit` to the first update of a bare job's one worker."""
     program = folder / "bare.py"
     program.write_text(BARE)
-    (folder / "entered").unlink(missing_ok=True)
+    updated = folder / "updated"
+    updated.unlink(missing_ok=True)
+    ray = Path(sys.executable).with_name("ray")
     began = time.time()
-    Dashboard(address).submit(f"bare-{began}", f"python {program} {folder}", {}, {})
-    _wait_for(folder / "entered")
-    entered = float((folder / "entered").read_text())
+    subprocess.run(
+        [ray, "job", "submit", "--address", address, "--no-wait", "--", "python", program, folder],
+        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for(updated)
+    seconds = float(updated.read_text()) - began
     _wait_for_the_end(address)
-    return entered - began
+    return seconds
 
 
 def submission_seconds(address: str, folder: Path) -> dict[str, float]:
@@ -149,20 +162,22 @@ def main() -> None:
         address = head.address
         folder = Path(place)
         bare_seconds(address, folder)  # reads Ray and torch from the disk
-        found = [submission_seconds(address, folder) for _ in range(1 + rounds)]
-        bare = [bare_seconds(address, folder) for _ in range(rounds)]
+        found, bare = [submission_seconds(address, folder)], []
+        for _ in range(rounds):
+            bare.append(bare_seconds(address, folder))
+            found.append(submission_seconds(address, folder))
     lines = ["| seconds | first | then, median |", "|---|---|---|"]
     wheels = [one.pop(WHEEL) for one in found]
     for name in found[0]:
         lines.append(f"| {name} | {found[0][name]:.1f} | {statistics.median(one[name] for one in found[1:]):.1f} |")
     sums = [sum(one.values()) for one in found]
     lines.append(f"| all | {sums[0]:.1f} | {statistics.median(sums[1:]):.1f} |")
-    # What the bare job has too: from sending to the worker's function.
-    shared = [sum(list(one.values())[3:6]) for one in found]
-    ours = [whole - bare_one for whole, bare_one in zip(shared[1:], bare, strict=True)]
+    ours = [whole - bare_one for whole, bare_one in zip(sums[1:], bare, strict=True)]
     lines.append(f"| of which building the wheel | {wheels[0]:.1f} | {statistics.median(wheels[1:]):.1f} |")
-    lines.append(f"| a bare Ray job, from sending to its worker's function | | {statistics.median(bare):.1f} |")
-    lines.append(f"| ours on top of it, in the same stretch | | {statistics.median(ours):.1f} |")
+    lines.append(f"| a bare Ray job, from `ray job submit` to its first update | | {statistics.median(bare):.1f} |")
+    lines.append(
+        f"| ours on top of it (goal: 2) | | {statistics.median(ours):.1f} ({min(ours):.1f} to {max(ours):.1f}) |"
+    )
     print("\n".join(lines))
     load = f"{os.getloadavg()[0]:.0f} processes wanting its cores meanwhile"
     command = f"`python benchmarks/submission.py --rounds {rounds}`"

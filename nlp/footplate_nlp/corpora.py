@@ -10,10 +10,11 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import IO, Annotated, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from footplate.errors import FootplateError
@@ -116,14 +117,16 @@ class CopyCorpus(Section):
 
     def _sequences(self) -> Iterator[str]:
         stream = numpy_stream(0, "copy", self.symbols, self.shortest, self.longest)
-        alphabet = "abcdefghijklmnopqrstuvwxyz"[: self.symbols]
+        drawn_at_once = max(1, 4096 // self.longest)  # a draw for each sequence would take most of the time
         seen: set[str] = set()
         while True:
-            length = stream.integers(self.shortest, self.longest + 1)
-            letters = "".join(alphabet[index] for index in stream.integers(self.symbols, size=length))
-            if letters not in seen:
-                seen.add(letters)
-                yield letters
+            ends = stream.integers(self.shortest, self.longest + 1, size=drawn_at_once).cumsum()
+            letters = (ord("a") + stream.integers(self.symbols, size=ends[-1])).astype(np.uint8).tobytes().decode()
+            for start, end in pairwise([0, *ends]):
+                sequence = letters[start:end]
+                if sequence not in seen:
+                    seen.add(sequence)
+                    yield sequence
 
 
 class ParallelCorpus(Section):

@@ -38,9 +38,9 @@ class Ledger:
             if isinstance(metric, Latest):
                 self._totals[name], self._counts[name] = metric.value, 1
                 continue
-            total, count = metric if isinstance(metric, Mean) else (metric, 1)
+            total, count = (metric.total, _detached(metric.count)) if isinstance(metric, Mean) else (metric, 1.0)
             self._totals[name] = _detached(total) + self._totals.get(name, 0.0)
-            self._counts[name] = _detached(count) + self._counts.get(name, 0.0)
+            self._counts[name] = count + self._counts.get(name, 0.0)
 
     def row(self) -> dict[str, float]:
         """The row that ends with the last update added; what it averages over starts anew."""
@@ -95,7 +95,7 @@ def _detached(value: float | Tensor) -> float | Tensor:
     """Ready to be added up; a tensor on the CPU is read at once, which costs less than one more operation on it."""
     if not isinstance(value, Tensor):
         return value
-    if value.device.type == "cpu":
+    if value.is_cpu:
         return value.item()
     # Totals over many updates are kept in float64: in float32 a sum over 10,000 updates loses four digits.
-    return value.detach().to(torch.float64) if value.device.type != "mps" else value.detach()
+    return value.detach().to(torch.float64) if not value.is_mps else value.detach()

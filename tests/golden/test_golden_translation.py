@@ -19,7 +19,7 @@ def first_losses(recipe: str, count: int) -> list[float]:
 
 
 def test_first_losses_of_the_copy_recipe() -> None:
-    assert first_losses("copy-transformer", 5) == pytest.approx([5.35695, 5.37405, 5.12189, 5.09727, 4.62653], rel=1e-4)
+    assert first_losses("copy-transformer", 5) == pytest.approx([5.23452, 5.40849, 5.09719, 5.13474, 4.77620], rel=1e-4)
 
 
 def test_first_losses_of_the_scan_recipe() -> None:
@@ -36,4 +36,4 @@ def test_first_losses_of_the_scan_recipe_with_an_lstm_that_does_not() -> None:
 
 def test_first_losses_of_the_convolutional_copy_recipe() -> None:
     losses = first_losses("copy-convolutional", 5)
-    assert losses == pytest.approx([2.65442, 2.65083, 2.64658, 2.66240, 2.63275], rel=1e-4)
+    assert losses == pytest.approx([2.65974, 2.65030, 2.64603, 2.65811, 2.63443], rel=1e-4)

@@ -20,7 +20,7 @@ from footplate.tracking.log_file import medium_lines, medium_title
 from footplate.tracking.progress import Progress, duration
 
 SECONDS_BETWEEN_LINES = 10.0
-REFRESHES_PER_SECOND = 4
+REFRESHES_PER_SECOND = 2
 BAR_WIDTH = 30
 
 

@@ -46,8 +46,7 @@ class MetricsFile:
 
     def row(self, row: Mapping[str, float]) -> None:
         """Append the row. Raises TrainingError where that fails: a run without its record is not worth continuing."""
-        text = json.dumps({name: _as_json(value) for name, value in row.items()}, allow_nan=False) + "\n"
-        line = text.encode()
+        line = _as_line(row)
         try:
             # One unbuffered write a line: what the kernel has, a killed process cannot lose. A disk that is about to be
             # full takes a part of it and complains only of the rest.
@@ -104,6 +103,14 @@ def read_row(line: bytes) -> dict[str, float]:
     if not all(isinstance(value, int | float | str) for value in row.values()):
         raise ValueError("not all of it are numbers")
     return {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _as_line(row: Mapping[str, float]) -> bytes:
+    try:
+        text = json.dumps(row, allow_nan=False)
+    except ValueError:  # a number that JSON has no name for
+        text = json.dumps({name: _as_json(value) for name, value in row.items()}, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def _as_json(value: float) -> float | str:
