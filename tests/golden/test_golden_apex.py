@@ -11,7 +11,7 @@ from footplate.step import Mean
     ("recipe", "losses"),
     [
         ("catch-apex", [0.093187727, 0.089620814, 0.089265376]),
-        ("cartpole-apex", [1.8998723, 1.6845691, 1.4714952]),
+        ("cartpole-apex", [0.49719229, 0.12225293, 0.056106545]),
         (
             "pong-apex actors=4 environments=2 learning_starts_steps=300 batch_size=32 replay.transitions=5000 "
             "lead_rollouts=1 threads=1",
