@@ -5,12 +5,15 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from footplate.errors import TrainingError
 from footplate.pool import ADVICE, DebugSettings, Pool, ThisThread, WorkerDiedError, debug_settings, settle, tried
+from footplate.step import Metric
+from footplate.usage import Lap, Usage, UsageOfWorkers
 
 SECONDS_TO_CLOSE = 5.0
 
@@ -23,13 +26,14 @@ class _Host:
         self, number: int, make: Callable[..., Any], arguments: tuple[Any, ...], settings: DebugSettings
     ) -> None:
         settle(settings)
+        self._usage = Usage(torch.device("cpu"))
         self._number = number
         self._worker, self._failure = tried(number, make, arguments)
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[tuple[Any, Exception | None], Lap]:
         if self._failure is not None:
-            return None, self._failure
-        return tried(self._number, getattr(self._worker, method), arguments)
+            return (None, self._failure), self._usage.lap()
+        return tried(self._number, getattr(self._worker, method), arguments), self._usage.lap()
 
     def close(self) -> None:
         if self._failure is None:
@@ -52,6 +56,7 @@ class RayPool:
         self._make, self._arguments, self._settings = make, list(arguments), debug_settings()
         self._group, self._cpus, self._first_bundle = group, cpus, first_bundle
         self._futures: set[Future[Any]] = set()
+        self._usage = UsageOfWorkers()
         self._hosts = [self._started(number) for number in range(self.count)]
 
     def _started(self, number: int) -> Any:
@@ -64,7 +69,7 @@ class RayPool:
         self._futures.add(answer)
         answer.add_done_callback(self._futures.discard)
         asked: Future[Any] = self._hosts[worker].call.remote(method, arguments).future()
-        asked.add_done_callback(lambda future: _pass_on(worker, future, answer))
+        asked.add_done_callback(lambda future: _pass_on(worker, future, answer, self._usage))
         return answer
 
     def replace(self, worker: int) -> None:
@@ -75,6 +80,9 @@ class RayPool:
     def pause(self) -> None:
         wait(list(self._futures))
 
+    def usage(self) -> dict[str, Metric]:
+        return self._usage.metrics()
+
     def close(self) -> None:
         if not self._futures:
             ray.wait([host.close.remote() for host in self._hosts], num_returns=self.count, timeout=SECONDS_TO_CLOSE)
@@ -82,11 +90,12 @@ class RayPool:
             ray.kill(host)
 
 
-def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]") -> None:
+def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]", usage: UsageOfWorkers) -> None:
     """Settle the future that the user of the pool holds, in words that are not Ray's."""
     problem = asked.exception()
     if problem is None:
-        result, raised = asked.result()
+        (result, raised), lap = asked.result()
+        usage.add(worker, lap)
         if raised is None:
             answer.set_result(result)
         else:
