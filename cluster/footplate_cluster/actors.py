@@ -1,5 +1,6 @@
 """Actors: the workers of a `footplate.pool.Pool` on a Ray cluster, each in its own bundle of one placement group."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
@@ -16,6 +17,9 @@ from footplate.step import Metric
 from footplate.usage import Lap, Usage, UsageOfWorkers
 
 SECONDS_TO_CLOSE = 5.0
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_NOTICE = 60.0
+"""Within which Ray notices that a node is gone."""
 
 
 @ray.remote
@@ -34,6 +38,9 @@ class _Host:
         if self._failure is not None:
             return (None, self._failure), self._usage.lap()
         return tried(self._number, getattr(self._worker, method), arguments), self._usage.lap()
+
+    def ping(self) -> None:
+        """Answer."""
 
     def close(self) -> None:
         if self._failure is None:
@@ -74,6 +81,7 @@ class RayPool:
 
     def replace(self, worker: int) -> None:
         """The new actor waits for room in the dead one's bundle, which Ray moves where a node was lost."""
+        _wait_for_a_verdict(self._hosts[worker])
         ray.kill(self._hosts[worker])
         self._hosts[worker] = self._started(worker)
 
@@ -88,6 +96,23 @@ class RayPool:
             ray.wait([host.close.remote() for host in self._hosts], num_returns=self.count, timeout=SECONDS_TO_CLOSE)
         for host in self._hosts:
             ray.kill(host)
+
+
+def _wait_for_a_verdict(host: Any) -> None:
+    """Return when Ray knows whether the actor is dead.
+
+    Where one cannot be reached its node may be gone, and until Ray has noticed it would send the next one there.
+    """
+    end = time.monotonic() + SECONDS_TO_NOTICE
+    while (left := end - time.monotonic()) > 0:
+        try:
+            ray.get(host.ping.remote(), timeout=left)
+        except ActorUnavailableError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        except RayError:  # it is dead, or has not answered in all this time
+            return
+        else:
+            return
 
 
 def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]", usage: UsageOfWorkers) -> None:
