@@ -1,8 +1,8 @@
-"""`make ray-chaos MINUTES=5`: a run on several raylets loses a worker, a machine or its driver every few seconds.
+"""`make ray-chaos MINUTES=5`: a run on several raylets loses a worker, a machine or its driver again and again.
 
-A lost machine is replaced by a new one, a lost driver by `footplate resume`; workers and machines the run replaces by
-itself. However often that happens, the run must end with the bytes of one that nobody disturbed. The figures go into
-docs/resume.md.
+The next loss follows 0 to 5 seconds after each recovery. A lost machine is replaced by a new one, a lost driver by
+`footplate resume`; workers and machines the run replaces by itself. However often that happens, the run must end with
+the bytes of one that nobody disturbed. The figures go into docs/resume.md.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Torment:
         return RunFolder(self._folder / "through")
 
     def disturb(self, through: RunFolder, until: float) -> None:
-        """Train once more, with a fault every few seconds until that time. Raises AssertionError on another end."""
+        """Train once more, with a fault soon after each recovery till then. Raises AssertionError on another end."""
         name = f"killed-{self.runs_ended + 1}"
         folder = RunFolder(self._folder / name)
         process = self._start(name)

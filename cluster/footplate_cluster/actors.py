@@ -1,18 +1,25 @@
 """Actors: the workers of a `footplate.pool.Pool` on a Ray cluster, each in its own bundle of one placement group."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from footplate.errors import TrainingError
 from footplate.pool import ADVICE, DebugSettings, Pool, ThisThread, WorkerDiedError, debug_settings, settle, tried
+from footplate.step import Metric
+from footplate.usage import Lap, Usage, UsageOfWorkers
 
 SECONDS_TO_CLOSE = 5.0
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_NOTICE = 60.0
+"""Within which Ray notices that a node is gone."""
 
 
 @ray.remote
@@ -23,13 +30,17 @@ class _Host:
         self, number: int, make: Callable[..., Any], arguments: tuple[Any, ...], settings: DebugSettings
     ) -> None:
         settle(settings)
+        self._usage = Usage(torch.device("cpu"))
         self._number = number
         self._worker, self._failure = tried(number, make, arguments)
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    def call(self, method: str, arguments: tuple[Any, ...]) -> tuple[tuple[Any, Exception | None], Lap]:
         if self._failure is not None:
-            return None, self._failure
-        return tried(self._number, getattr(self._worker, method), arguments)
+            return (None, self._failure), self._usage.lap()
+        return tried(self._number, getattr(self._worker, method), arguments), self._usage.lap()
+
+    def ping(self) -> None:
+        """Answer."""
 
     def close(self) -> None:
         if self._failure is None:
@@ -52,6 +63,7 @@ class RayPool:
         self._make, self._arguments, self._settings = make, list(arguments), debug_settings()
         self._group, self._cpus, self._first_bundle = group, cpus, first_bundle
         self._futures: set[Future[Any]] = set()
+        self._usage = UsageOfWorkers()
         self._hosts = [self._started(number) for number in range(self.count)]
 
     def _started(self, number: int) -> Any:
@@ -64,16 +76,20 @@ class RayPool:
         self._futures.add(answer)
         answer.add_done_callback(self._futures.discard)
         asked: Future[Any] = self._hosts[worker].call.remote(method, arguments).future()
-        asked.add_done_callback(lambda future: _pass_on(worker, future, answer))
+        asked.add_done_callback(lambda future: _pass_on(worker, future, answer, self._usage))
         return answer
 
     def replace(self, worker: int) -> None:
         """The new actor waits for room in the dead one's bundle, which Ray moves where a node was lost."""
+        _wait_for_a_verdict(self._hosts[worker])
         ray.kill(self._hosts[worker])
         self._hosts[worker] = self._started(worker)
 
     def pause(self) -> None:
         wait(list(self._futures))
+
+    def usage(self) -> dict[str, Metric]:
+        return self._usage.metrics()
 
     def close(self) -> None:
         if not self._futures:
@@ -82,11 +98,29 @@ class RayPool:
             ray.kill(host)
 
 
-def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]") -> None:
+def _wait_for_a_verdict(host: Any) -> None:
+    """Return when Ray knows whether the actor is dead.
+
+    Where one cannot be reached its node may be gone, and until Ray has noticed it would send the next one there.
+    """
+    end = time.monotonic() + SECONDS_TO_NOTICE
+    while (left := end - time.monotonic()) > 0:
+        try:
+            ray.get(host.ping.remote(), timeout=left)
+        except ActorUnavailableError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        except RayError:  # it is dead, or has not answered in all this time
+            return
+        else:
+            return
+
+
+def _pass_on(worker: int, asked: "Future[Any]", answer: "Future[Any]", usage: UsageOfWorkers) -> None:
     """Settle the future that the user of the pool holds, in words that are not Ray's."""
     problem = asked.exception()
     if problem is None:
-        result, raised = asked.result()
+        (result, raised), lap = asked.result()
+        usage.add(worker, lap)
         if raised is None:
             answer.set_result(result)
         else:

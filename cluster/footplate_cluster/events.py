@@ -18,6 +18,8 @@ class Asked:
     """Whether the sweep was asked to stop. Its own object, as Tune pickles what it is given, and no thread can be."""
 
     to_stop: bool = False
+    problem: str | None = None
+    """Why it must be asked to, and fails."""
 
 
 class Scheduler(FIFOScheduler):
@@ -59,24 +61,29 @@ class Scheduler(FIFOScheduler):
 class Listener(Callback):
     """Tells of trials that begin and end."""
 
-    def __init__(self, sweep: SweepFolder, trials: Mapping[int, Trial], progress: SweepProgress) -> None:
+    def __init__(self, sweep: SweepFolder, trials: Mapping[int, Trial], progress: SweepProgress, asked: Asked) -> None:
         super().__init__()
         self.running: set[int] = set()
         self._sweep = sweep
         self._trials = trials
         self._progress = progress
+        self._asked = asked
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """The trial has a process."""
         own = self._trials[number_of(trial)]
         self.running.add(own.number)
-        self._progress.began(own, self._sweep.standing(own).update)
+        if self._asked.problem is None:  # Tune starts another before it can be asked not to, which ends at once
+            self._progress.began(own, self._sweep.standing(own).update)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """The trial ended by itself, or was asked to."""
-        own = self._trials[number_of(trial)]
+        """The trial ended by itself, or was asked to; or its machine does not see the sweep, which ends the sweep."""
+        own, result = self._trials[number_of(trial)], trial.last_result or {}
         self.running.discard(own.number)
-        self._progress.ended(self._sweep.standing(own), (trial.last_result or {}).get("problem"))
+        if "elsewhere" in result:
+            self._asked.problem = result["elsewhere"]
+            return
+        self._progress.ended(self._sweep.standing(own), result.get("problem"))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Its process died, and another will be started."""

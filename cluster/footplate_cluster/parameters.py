@@ -21,6 +21,8 @@ from footplate.faults import LostWorkerError
 from footplate.optimizers import RmsProp
 from footplate.pool import DebugSettings, debug_settings, settle
 from footplate.shared_parameters import SharedParameters
+from footplate.step import Metric
+from footplate.usage import Lap, Usage
 
 Flat = NDArray[Any]
 """All parameters, or their gradients, one behind another: one piece of memory travels faster than many."""
@@ -30,6 +32,7 @@ Flat = NDArray[Any]
 class _Keeper:
     def __init__(self, module: nn.Module, optimizer: RmsProp, settings: DebugSettings) -> None:
         settle(settings)
+        self._usage = Usage(torch.device("cpu"))
         self._shared = SharedParameters(module, optimizer)
         self._scratch = [torch.empty_like(one) for one in module.parameters()]
 
@@ -47,6 +50,9 @@ class _Keeper:
             self._shared.put(self._scratch)
         else:
             fill(list(self._shared.module.parameters()), parameters)
+
+    def lap(self) -> Lap:
+        return self._usage.lap()
 
     def state_dict(self) -> dict[str, Any]:
         return self._shared.state_dict()
@@ -68,6 +74,7 @@ class RayParameters:
         place = PlacementGroupSchedulingStrategy(group, 0)
         keeper = _Keeper.options(num_cpus=0, scheduling_strategy=place)  # type: ignore[attr-defined]
         self._keeper = keeper.remote(module, optimizer, debug_settings())
+        self._lap = self._keeper.lap.remote()
 
     @property
     def module(self) -> nn.Module:
@@ -94,6 +101,14 @@ class RayParameters:
     def refresh(self) -> None:
         """`module` gets the parameters that workers made."""
         self.pull(list(self.module.parameters()))
+
+    def usage(self, who: str) -> dict[str, Metric]:
+        """What its actor took until it was last asked, which it is without anybody's waiting for the answer."""
+        if not ray.wait([self._lap], timeout=0)[0]:
+            return {}
+        lap: Lap = _answer(self._lap)
+        self._lap = self._keeper.lap.remote()
+        return lap.metrics(who)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = _answer(self._keeper.state_dict.remote())

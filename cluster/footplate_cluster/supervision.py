@@ -174,7 +174,7 @@ class Supervisor(threading.Thread):
             allowed = (
                 "no restarts are allowed (faults.restarts)"
                 if self._limit.limit == 0
-                else (f"{times} since {where} have not helped")
+                else f"{times} since {where} did not help"
             )
             raise TrainingError(f"{lost}; {allowed}; `footplate resume {self._folder.argument}` goes on from {where}")
         if self._folder.url is None:  # at a URL who trains does so

@@ -20,7 +20,8 @@ SECONDS_BETWEEN_LOOKS = 0.1
 def run_sweep(sweep: SweepFolder) -> None:
     """Run the trials that are not over yet, each from its newest checkpoint, saying a line for each event.
 
-    Ctrl-C and SIGTERM let the running trials save and end. Raises FootplateError where there is no room for a trial.
+    Ctrl-C and SIGTERM let the running trials save and end. Raises FootplateError where there is no room for a trial, or
+    where a machine does not see the sweep's folder.
     """
     from footplate_cluster.capacity import nodes
     from footplate_cluster.tuning import Tuning
@@ -40,7 +41,8 @@ def run_sweep(sweep: SweepFolder) -> None:
         try:
             tuning.start()
             while tuning.is_alive():
-                if not tuning.asked.to_stop and (reason := stop_requested()) is not None:
+                reason = tuning.asked.problem or stop_requested()
+                if reason is not None and not tuning.asked.to_stop:
                     sweep.stop.write_text(reason)
                     tuning.asked.to_stop = True
                 tuning.join(SECONDS_BETWEEN_LOOKS)
@@ -49,6 +51,8 @@ def run_sweep(sweep: SweepFolder) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
     if tuning.error is not None:
         raise tuning.error
+    if tuning.asked.problem is not None:
+        raise FootplateError(tuning.asked.problem)
 
 
 def share_on(nodes: list[dict[str, float]], sweep: Sweep, device: str) -> tuple[dict[str, float], int]:

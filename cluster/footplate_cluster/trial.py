@@ -17,6 +17,7 @@ from footplate.launch import newest_checkpoint
 from footplate.step import Step, metric_value
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
+from footplate_cluster.marker import SHARED, problem_with
 
 SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -24,12 +25,15 @@ SECONDS_BETWEEN_LOOKS = 0.1
 def train_trial(config: dict[str, Any]) -> dict[str, Any]:
     """Train in a run folder until the end, or until it or the whole sweep is asked to stop.
 
-    `config["trial"]` names the folder, the file that stops the sweep, and where it was started. A trial that fails says
-    so in its folder, and to Tune only in what is returned: for Tune a failure is the death of the process, after which
-    this is called again in another.
+    `config["trial"]` names the folder, the file that stops the sweep, what the marker in the sweep's folder says, and
+    where it was started. A trial that fails says so in its folder, and to Tune only in what is returned: for Tune a
+    failure is the death of the process, after which this is called again in another. `elsewhere` is why no trial can
+    be trained on this machine.
     """
     config = config["trial"]
     folder, stop = RunFolder(Path(config["folder"])), Path(config["stop"])
+    if (problem := problem_with(folder.path.parent, config["token"], "sweep's folder", SHARED)) is not None:
+        return {"elsewhere": problem}
     if stop.exists():
         return {}
     sys.argv[1:] = ["resume", str(folder.path)]  # W&B uploads it; Ray's has the addresses and the id of the cluster

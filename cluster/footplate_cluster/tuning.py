@@ -18,6 +18,7 @@ from footplate.sweeps.progress import SweepProgress
 from footplate.sweeps.sweep import Trial
 from footplate_cluster.events import Asked, Listener, Scheduler, StopWhenIdle
 from footplate_cluster.halving import halving_of
+from footplate_cluster.marker import write_marker
 from footplate_cluster.trial import train_trial
 
 # Tune reads these. Its own tables and files would stand beside ours, and in its folder no recipe finds its files.
@@ -58,9 +59,11 @@ class Tuning(threading.Thread):
     def _fit(self) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         progress = SweepProgress(self._sweep)
-        listener = Listener(self._sweep, self._trials, progress)
+        listener = Listener(self._sweep, self._trials, progress, self.asked)
         scheduler = Scheduler(self._sweep, self._trials, halving_of(self._sweep), progress, self.asked)
-        place = {"stop": str(self._sweep.stop), "working_directory": str(Path.cwd())}
+        token = uuid.uuid4().hex
+        write_marker(self._sweep.path, token)
+        place = {"stop": str(self._sweep.stop), "token": token, "working_directory": str(Path.cwd())}
         trials = [
             {"number": number, "folder": str(self._sweep.folder(trial).path), **place}
             for number, trial in self._trials.items()

@@ -22,6 +22,8 @@ from torch import multiprocessing
 
 from footplate.errors import FootplateError, TrainingError, described
 from footplate.orphans import end_with_parent, how_it_died
+from footplate.step import Metric
+from footplate.usage import Usage, UsageOfWorkers
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 _SECONDS_TO_END = 5.0
@@ -73,6 +75,9 @@ class Pool(Protocol):
 
     def pause(self) -> None:
         """Return when no worker has anything left to do; what is submitted later sets it to work again."""
+
+    def usage(self) -> dict[str, Metric]:
+        """What workers in processes of their own took since the last call, for a step: `system/actor-0/cores`, ..."""
 
     def close(self) -> None:
         """Call `close` of each worker that is not at work, and end them all. Nothing may be submitted afterwards."""
@@ -128,6 +133,10 @@ class ThisThread:
     def pause(self) -> None:
         """Nothing is ever under way."""
 
+    def usage(self) -> dict[str, Metric]:
+        """It is this process's own."""
+        return {}
+
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
@@ -147,6 +156,7 @@ class ProcessPool:
         # One thread a worker does nothing but wait for its answers: a future that needs no machinery of our own.
         self._threads = [ThreadPoolExecutor(1, f"worker {number}") for number in range(self.count)]
         self._futures: set[Future[Any]] = set()
+        self._usage = UsageOfWorkers()
         self._at_work = [Lock() for _ in range(self.count)]
         started = [self._started(number) for number in range(self.count)]
         self._processes = [process for process, _ in started]
@@ -179,6 +189,9 @@ class ProcessPool:
 
     def pause(self) -> None:
         wait(list(self._futures))
+
+    def usage(self) -> dict[str, Metric]:
+        return self._usage.metrics()
 
     def close(self) -> None:
         not_asked = [number for number in range(self.count) if not self._asked_to_end(number)]
@@ -214,10 +227,11 @@ class ProcessPool:
         try:
             with self._at_work[worker]:
                 pipe.send((method, arguments))
-                answer, problem = pipe.recv()
+                (answer, problem), lap = pipe.recv()
         except (EOFError, OSError) as cause:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
             raise WorkerDiedError(f"worker {worker}: its process died ({how_it_died(process)})") from cause
+        self._usage.add(worker, lap)
         if problem is not None:
             raise problem
         return answer
@@ -237,11 +251,13 @@ def _serve(
         signal.signal(number_of_signal, signal.SIG_IGN)
     end_with_parent()
     settle(settings)
+    usage = Usage(torch.device("cpu"))
     worker, failure = tried(number, make, arguments)
     try:
         while (call := pipe.recv()) is not None:
             method, own = call
-            pipe.send((None, failure) if failure is not None else tried(number, getattr(worker, method), own))
+            answer = (None, failure) if failure is not None else tried(number, getattr(worker, method), own)
+            pipe.send((answer, usage.lap()))
     except (EOFError, OSError):
         pass  # nobody listens any more
     if failure is None:

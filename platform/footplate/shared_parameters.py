@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from footplate.optimizers import RmsProp, build_optimizer
+from footplate.step import Metric
 
 
 class Parameters(Protocol):
@@ -76,6 +77,10 @@ class SharedParameters:
 
     def refresh(self) -> None:
         """`module` is to have the parameters that workers made, who rest; here it is the same memory."""
+
+    def usage(self, who: str) -> dict[str, Metric]:
+        """What holds the parameters takes of its machine, as `system/WHO/cores` and so on: nothing, if it is memory."""
+        return {}
 
     @torch.no_grad()
     def put(self, parameters: Sequence[Tensor]) -> None:

@@ -144,7 +144,7 @@ def train(config: Config, context: Context) -> Iterator[Step]:
 
     with closing(context.pool(Worker, workers, processes=config.processes)) as pool:
         for number, report in rounds(pool, done, config):
-            metrics = report.metrics()
+            metrics = report.metrics() | pool.usage() | shared.usage("parameters")
             rest = number == config.updates or number % config.reset_every_updates == 0
             if rest:
                 shared.refresh()

@@ -28,7 +28,7 @@ from footplate.tasks import load_task
 WORKERS = Path(__file__).parents[1] / "platform"
 sys.path.append(str(WORKERS))
 
-from pool_workers import Counter  # noqa: E402
+from pool_workers import Counter, assert_that_one_computed  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -84,6 +84,10 @@ def test_actors_keep_their_state_answer_in_order_and_rest_after_a_pause(group: A
         assert all(future.done() for future in futures)
         assert [future.result() for future in futures] == [1, 101, 3, 103, 0, 100, 0, 100]
         assert pool.submit(0, "settings").result()[0] == 1
+        assert len(pool.usage()) == 4
+        pool.submit(1, "compute", 0.2).result()
+        assert_that_one_computed(pool.usage())
+        assert pool.usage() == {}
 
 
 def test_what_goes_wrong_in_an_actor_is_one_line(group: Any) -> None:
@@ -220,6 +224,8 @@ def test_an_agent_whose_actors_are_killed_trains_on(
     metric = steps[-1].metrics["train/replaced_workers"]
     assert isinstance(metric, Latest)
     assert metric.value == len(kills)
+    told = {name.split("/")[1] for step in steps for name in step.metrics if name.startswith("system/")}
+    assert told == {"actor-0", "actor-1", "parameters" if recipe == "catch-a3c" else "actor-2"}
     for count, worker in enumerate(kills.values(), 1):
         assert f"worker {worker}: its process died; replaced, {count} of at most 10" in caplog.messages
 

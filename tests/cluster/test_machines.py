@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from footplate.errors import TrainingError
 from footplate.folder import RunFolder, create_run
 from footplate.job import load_job
 from footplate.launch import launch
+from footplate.pool import WorkerDiedError
 from footplate.tracking.log_file import without_stamp
 from footplate.tracking.metrics_file import read_rows
 
@@ -167,6 +169,41 @@ def test_what_one_worker_meets_ends_the_run_of_all_with_a_line_that_names_it(
     assert str(raised.value) == message.replace("RUN", run.folder.argument)
     assert run.folder.read_status()["state"] == "failed"
     assert any("ValueError: the line broke" in line for line in run.lines()) == (meets == "a mistake")
+
+
+def test_an_actor_whose_machine_is_lost_is_made_anew_on_the_next_one(cluster: "Cluster") -> None:
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    from footplate_cluster.actors import RayPool
+
+    class Echo:
+        """Made here, so that it travels with the call: no machine can import this file."""
+
+        def say(self, word: str) -> str:
+            return word
+
+        def close(self) -> None: ...
+
+    group = placement_group([{"CPU": 1}] * 2, strategy="SPREAD")
+    assert group.wait(PATIENCE)
+    with closing(RayPool(Echo, [(), ()], group, 1.0, 0)) as pool:
+        assert [pool.submit(worker, "say", "here").result(PATIENCE) for worker in (0, 1)] == ["here"] * 2
+        place = placement_group_table(group)["bundles_to_node_id"][1]
+        cluster.remove_node(next(node for node in cluster.worker_nodes if node.node_id == place), allow_graceful=False)
+        end = time.monotonic() + PATIENCE
+        while (death := pool.submit(1, "say", "anybody?").exception(PATIENCE)) is None:  # its process lives on a moment
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert isinstance(death, WorkerDiedError)
+        # Who asks at once may do so before Ray knows more.
+        assert death.what in ("worker 1: its node died", "worker 1: it cannot be reached")
+        pool.replace(1)
+        answer = pool.submit(1, "say", "again")
+        assert pool.submit(0, "say", "still").result(PATIENCE) == "still"
+        assert not answer.done()
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        assert answer.result(PATIENCE) == "again"
+    remove_placement_group(group)
 
 
 def announce_the_end_of(cluster: "Cluster", node: Any) -> None:

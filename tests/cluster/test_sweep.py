@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,6 +170,21 @@ def test_a_trial_whose_process_is_killed_goes_on_in_another(
     output = capfd.readouterr().out
     assert "trial 1 lost its worker process, and goes on from its newest checkpoint in another" in output
     assert [standing.state for standing in SweepFolder(tmp_path / "copy").standings()] == ["finished"]
+
+
+def test_a_machine_that_does_not_see_the_sweep_ends_it_in_a_line(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copy.yaml").write_text(COPY)
+    monkeypatch.setattr("footplate_cluster.tuning.write_marker", lambda folder, token: None)
+    with pytest.raises(FootplateError) as raised:
+        start_sweep(load_sweep(str(tmp_path / "copy.yaml"), ["concurrent=1"]), None, tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path / 'copy'}: on {socket.gethostname()} this is not the sweep's folder that the driver sees; "
+        "give --runs a folder on a disk that all machines of the cluster share"
+    )
+    assert capfd.readouterr().out.splitlines()[1:] == ["trial 1 starts: seed 1"]
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_trial_that_the_cluster_has_no_room_for_is_refused_and_leaves_nothing(address: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from footplate.errors import TrainingError
 from footplate.shared_parameters import SharedParameters
+from footplate.step import Latest, Mean, Metric
 
 
 class Counter:
@@ -27,6 +29,11 @@ class Counter:
     def nap(self, seconds: float) -> int:
         time.sleep(seconds)
         return self.value
+
+    def compute(self, seconds: float) -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
 
     def settings(self) -> tuple[int, bool, bool]:
         ignores = all(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM))
@@ -70,3 +77,13 @@ class Pusher:
 
     def close(self) -> None:
         pass
+
+
+def assert_that_one_computed(usage: Mapping[str, Metric]) -> None:
+    """Of two workers the second alone, for 0.2 seconds of a core, since the usage was last asked for."""
+    assert set(usage) == {"system/actor-1/cores", "system/actor-1/memory_gib"}
+    cores, memory_gib = usage["system/actor-1/cores"], usage["system/actor-1/memory_gib"]
+    assert isinstance(cores, Mean)
+    assert 0.2 <= float(cores.total) <= 2 * float(cores.count)
+    assert isinstance(memory_gib, Latest)
+    assert 0.05 < memory_gib.value < 10

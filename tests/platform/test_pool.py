@@ -21,7 +21,7 @@ from footplate.pool import Pool
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 
-from pool_workers import Counter  # noqa: E402
+from pool_workers import Counter, assert_that_one_computed  # noqa: E402
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 
@@ -43,6 +43,20 @@ def test_a_pause_lasts_until_nobody_is_at_work(pool: Pool) -> None:
     pool.pause()
     assert all(future.done() for future in futures)
     assert pool.submit(1, "add", 0).result() == 100
+
+
+@pytest.mark.slow
+def test_workers_in_processes_of_their_own_tell_what_they_take() -> None:
+    with closing(Context().pool(Counter, [(0,)], processes=False)) as pool:
+        pool.submit(0, "add", 1).result()
+        assert pool.usage() == {}
+    with closing(Context().pool(Counter, [(0,), (1,)], processes=True)) as pool:
+        for worker in (0, 1):
+            pool.submit(worker, "add", 0).result()
+        assert len(pool.usage()) == 4
+        pool.submit(1, "compute", 0.2).result()
+        assert_that_one_computed(pool.usage())
+        assert pool.usage() == {}
 
 
 def test_what_the_user_can_mend_comes_as_it_was_raised(pool: Pool) -> None:

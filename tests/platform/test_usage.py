@@ -6,7 +6,9 @@ import time
 import pytest
 import torch
 
-from footplate.usage import GIB, Usage, resident_bytes
+from footplate.ledger import Ledger
+from footplate.step import Step
+from footplate.usage import GIB, Lap, Usage, UsageOfWorkers, resident_bytes
 
 
 def test_a_busy_process_uses_a_core_and_an_idle_one_none() -> None:
@@ -53,3 +55,20 @@ def test_the_load_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
     assert Usage(torch.device("cuda:0")).measure()["gpu_percent"] == 87
+
+
+def test_a_row_has_the_cores_of_a_worker_over_all_its_laps_and_the_memory_of_the_last() -> None:
+    usage, ledger = UsageOfWorkers(), Ledger()
+    usage.add(1, Lap(busy_seconds=2.0, seconds=2.0, memory_gib=3.0))
+    usage.add(1, Lap(busy_seconds=0.0, seconds=1.0, memory_gib=4.0))
+    ledger.add(Step(1, usage.metrics()))
+    usage.add(1, Lap(busy_seconds=1.0, seconds=1.0, memory_gib=2.0))
+    usage.add(0, Lap(busy_seconds=0.5, seconds=1.0, memory_gib=1.0))
+    ledger.add(Step(2, usage.metrics()))
+    assert usage.metrics() == {}
+    assert {name: value for name, value in ledger.row().items() if name.startswith("system/")} == {
+        "system/actor-0/cores": 0.5,
+        "system/actor-0/memory_gib": 1.0,
+        "system/actor-1/cores": 0.75,
+        "system/actor-1/memory_gib": 2.0,
+    }

@@ -374,4 +374,7 @@ def test_two_processes_learn_beside_each_other_and_leave_nobody_behind() -> None
     steps = rounds(config, Context())
     assert [step.update for step in steps] == [4, 8, 12]
     assert weights(steps[-1])["policy.bias"].abs().max() > 0
+    told = {name for step in steps for name in step.metrics if name.startswith("system/")}
+    assert told
+    assert told <= {f"system/actor-{worker}/{name}" for worker in (0, 1) for name in ("cores", "memory_gib")}
     assert multiprocessing.active_children() == []

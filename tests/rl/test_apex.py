@@ -360,6 +360,8 @@ def test_processes_that_are_killed_are_replaced_and_the_run_goes_on() -> None:
             pools[0]._processes[step.update == 10].kill()
     assert [step.update for step in steps] == list(range(1, 25))
     assert replaced(steps) == 2
+    told = {name for step in steps for name in step.metrics if name.startswith("system/")}
+    assert told == {f"system/actor-{worker}/{name}" for worker in (0, 1) for name in ("cores", "memory_gib")}
     assert multiprocessing.active_children() == []
 
 

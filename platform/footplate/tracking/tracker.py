@@ -15,7 +15,7 @@ class Tracker(Protocol):
 
         `update` is its number; names without a slash are work done so far (`target_tokens`, `frames`); the others are
         metrics by group: `train/loss`, `eval/bleu`, `rollout/return`, `speed/updates_per_second`, `time/seconds`,
-        and what each rank takes of its machine: `system/0/memory_gib`.
+        and what each rank and actor takes of its machine: `system/0/memory_gib`.
         """
 
     def media(self, update: int, media: Mapping[str, Medium]) -> None:

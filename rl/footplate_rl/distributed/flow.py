@@ -140,6 +140,7 @@ class Flow:
             **episode_metrics(self._episodes, self._context),
             "train/staleness": self._ages,
             "train/replaced_workers": Latest(float(self._replacements.count)),
+            **self._pool.usage(),
         }
         transitions = self._transitions
         self._episodes, self._transitions, self._ages = [], 0, Mean(0.0, 0)
