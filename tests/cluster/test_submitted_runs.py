@@ -1,0 +1,159 @@
+"""Which run is meant by a name, a path or a URL, and what becomes of it: states, logs, stopping and going on.
+
+The cluster is a stand-in; tests/cluster/test_submit_to_ray.py has a real one.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_stand_in import StandIn
+
+from footplate.errors import TrainingError
+from footplate.folder import create_run
+from footplate_cluster.dashboard import Dashboard
+from footplate_cluster.submissions import Submissions
+from footplate_cluster.submitted import ENVIRONMENT, record_submission
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def test_an_unknown_run_is_told(head: StandIn, footplate: Any, here: Path) -> None:
+    for command in ("status", "logs", "stop"):
+        assert footplate(command, "nobody", "--address", head.address) == (
+            2,
+            "",
+            f"error: nobody: no such run was submitted, says {head.address} or {here}/runs; "
+            "`footplate jobs` lists those that were\n",
+        )
+
+
+def test_a_run_that_does_not_run_is_not_stopped(head: StandIn, footplate: Any) -> None:
+    head.add("done", "SUCCEEDED", Path("/shared/runs"))
+    code, _, errors = footplate("stop", "done", "--address", head.address)
+    assert (code, errors) == (2, "error: done: does not run, it is finished; nothing was stopped\n")
+
+
+def test_a_run_that_runs_is_not_resumed(head: StandIn, footplate: Any) -> None:
+    head.add("busy", "RUNNING", Path("/shared/runs"))
+    code, _, errors = footplate("resume", "busy", "--address", head.address)
+    assert (code, errors) == (2, "error: busy: is running already; `footplate logs busy -f` follows it\n")
+
+
+def test_a_run_that_the_cluster_forgot_is_known_by_its_folder(head: StandIn, footplate: Any, here: Path) -> None:
+    folder = here / "runs" / "old"
+    folder.mkdir(parents=True)
+    (folder / "job.yaml").write_text("task: translation\n")
+    (folder / "status.json").write_text('{"state": "stopped", "update": 7, "updates": 9}\n')
+    (folder / "log.txt").write_text("2026-01-31 12:00:00 said\n")
+    record = {"address": head.address, "submission_id": "old"}
+    (folder / "submission.json").write_text(json.dumps(record))
+    code, output, _ = footplate("status", "old")  # the folder tells the address too
+    assert (code, output.splitlines()) == (0, ["old: stopped, update 7/9", f"  run folder  {folder}"])
+    assert footplate("logs", "old")[1] == "2026-01-31 12:00:00 said\n"
+    assert "old" in footplate("jobs", "--address", head.address)[1]
+
+    (folder / "submission.json").write_text(json.dumps(record | {"address": "http://evil.example"}))
+    code, output, errors = footplate("status", "old")  # who gets the token is for the user to say
+    assert (code, output.splitlines()[0]) == (0, "old: stopped, update 7/9")
+    assert errors == (
+        "warning: --address: old says http://evil.example; if you trust that, give it or set RAY_ADDRESS\n"
+    )
+
+    (folder / "submission.json").write_text(json.dumps(record | {"address": "http://127.0.0.1:1"}))
+    code, output, errors = footplate("status", "old")  # the head is gone altogether
+    assert (code, output.splitlines()[0]) == (0, "old: stopped, update 7/9")
+    assert errors.startswith("warning: --address http://127.0.0.1:1: nobody answers there")
+
+
+def test_a_run_that_failed_says_what_its_driver_said(head: StandIn, footplate: Any) -> None:
+    head.add("odd", "FAILED", Path("/shared/runs"), message="Job entrypoint command failed with exit code 2, ...")
+    log = "ray's own\nRunning entrypoint for job odd: python ...\nerror: corpus: is empty; fill it\n"
+    head.answers["/api/jobs/odd/logs"] = (200, json.dumps({"logs": log}))
+    assert footplate("logs", "odd", "--address", head.address)[1] == "error: corpus: is empty; fill it\n"
+    _, output, _ = footplate("status", "odd", "--address", head.address)
+    assert output.splitlines()[-1] == "  because     corpus: is empty; fill it"
+
+
+def test_following_a_run_that_fails_ends_with_its_driver_s_mistake(head: StandIn, footplate: Any) -> None:
+    head.add("odd", "FAILED", Path("/shared/runs"))
+    log = "Running entrypoint for job odd: python ...\n10 pairs\nerror: corpus: is empty; fill it\n"
+    head.answers["/api/jobs/odd/logs"] = (200, json.dumps({"logs": log}))
+    run = Submissions(Dashboard(head.address)).find("odd")
+    with pytest.raises(TrainingError) as raised:
+        run.follow()
+    assert str(raised.value) == "corpus: is empty; fill it"
+
+
+def test_what_is_not_seen_from_here_is_followed_by_its_log(
+    head: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = "Runtime env is setting up.\nRunning entrypoint for job far: python\n"
+    silence = "it starts anew"
+    seen = iter([("RUNNING", begin + "first\nsec"), (silence, ""), ("SUCCEEDED", begin + "first\nsecond\n")])
+
+    def show(status: str, logs: str) -> None:
+        head.answers = {f"/api/jobs/far{what}": (503, silence) for what in ("", "/logs") if status == silence}
+        if status == silence:
+            return
+        head.jobs[0]["status"] = status
+        head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": logs}))
+
+    head.add("far", "PENDING", Path("/shared/runs"))
+    show("PENDING", "Runtime env is setting up.\n")
+    monkeypatch.setattr("footplate_cluster.submission.time.sleep", lambda seconds: show(*next(seen)))
+    assert Submissions(Dashboard(head.address)).find("far").follow() == "finished"
+    assert capsys.readouterr().out == "first\nsecond\n"
+
+
+def test_what_is_for_submitted_runs_alone_is_refused_otherwise(footplate: Any) -> None:
+    assert footplate("resume", "x", "--follow") == (
+        2,
+        "",
+        "error: resume: --follow and --allow-open are for a run that is submitted; add --address http://...\n",
+    )
+
+
+def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
+    head: StandIn, footplate: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, at = f"file://{here}/bucket", ("--address", head.address)
+    (here / "data.txt").write_text("1")
+    sending = ("submit", "copy-transformer", "--name", "far", "--runs", runs, "--send", "data.txt", *at)
+    assert footplate(*sending)[0] == 0
+    variables = head.submitted[0]["runtime_env"]["env_vars"]
+    monkeypatch.setenv(ENVIRONMENT, variables[ENVIRONMENT])
+    folder = create_run(runs, "far", "copy-transformer")  # as the driver does it, on the head
+    folder.write_job((Path(__file__).parents[2] / "nlp/footplate_nlp/recipes/copy-transformer.yaml").read_text())
+    record_submission(folder)
+    bucket = here / "bucket" / "far"
+    (bucket / "status.json").write_text('{"state": "stopped", "update": 7, "updates": 9}')
+    head.jobs.clear()  # the head starts anew
+
+    head.sent.clear()
+    code, _, errors = footplate(*sending)
+    assert (code, errors.partition(";")[0]) == (2, f"error: {runs}/far: a run of this name exists")
+    nowhere = footplate("submit", "copy-transformer", "--runs", "nowhere://bucket/runs", *at)
+    assert nowhere[2].startswith("error: nowhere://bucket/runs: nowhere:// is no protocol")
+    assert head.sent == []
+    assert footplate("status", f"{runs}/far")[1].splitlines()[0] == "far: stopped, update 7/9"
+    assert footplate("status", "far", "--runs", runs, *at)[1].splitlines()[1] == f"  run folder  {runs}/far"
+    assert "7/9" in footplate("jobs", "--runs", runs, *at)[1]
+
+    code, output, _ = footplate("resume", f"{runs}/far", *at)
+    assert (code, "data.txt (1 B)" in output) == (0, True)
+    request = head.submitted[1]
+    assert request["entrypoint"] == f"python -m footplate resume {runs}/far --address auto"
+    assert request["metadata"]["footplate_runs"] == runs
+    assert json.loads(request["runtime_env"]["env_vars"][ENVIRONMENT])["send"] == ["data.txt"]
+    # Its driver may fail before it writes: what an earlier submission left is not its state.
+    assert request["submission_id"] != "far"
+    head.jobs[0] |= {"submission_id": request["submission_id"], "status": "FAILED"}
+    assert footplate("jobs", "--runs", runs, *at)[1].count("failed") == 1
+
+    (here / "data.txt").unlink()
+    assert footplate("resume", f"{runs}/far", *at)[2] == (
+        "error: far: was submitted with --send data.txt, and there is no such file or folder here; "
+        "resume it from the directory where it was submitted\n"
+    )
