@@ -126,7 +126,8 @@ def follow_to_the_end(run: "Submission") -> None:
     try:
         state = run.follow()
     except KeyboardInterrupt:
-        print(f"\n{run.run}: goes on; `footplate stop {run.run}` ends it, `footplate logs {run.run} -f` is back here")
+        argument = run.argument
+        print(f"\n{run.run}: goes on; `footplate stop {argument}` ends it, `footplate logs {argument} -f` is back here")
         raise
     run = run.refreshed()
     if run.folder is not None and state == "finished":
@@ -198,5 +199,5 @@ def _say_where(run: "Submission") -> None:
     address = "" if run.dashboard is None else f" --address {run.dashboard.address}"
     print(f"{run.run}: submitted")
     for what, command in (("follow", "logs -f"), ("state", "status"), ("stop", "stop")):
-        print(f"  {what:<10}  footplate {command} {run.run}{address}")
+        print(f"  {what:<10}  footplate {command} {run.argument}{address}")
     print(f"  run folder  {run.path}")

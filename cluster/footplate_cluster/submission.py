@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from footplate.checkpoint import CheckpointStore
+from footplate.commands import DEFAULT_RUNS
 from footplate.errors import FootplateError, TrainingError
 from footplate.folder import RunFolder, find_run, is_url
 from footplate.job import read_job
@@ -41,6 +42,11 @@ class Submission:
     path: str
     dashboard: Dashboard | None
     job: RayJob | None
+
+    @property
+    def argument(self) -> str:
+        """What to call the run on the command line, from the working directory: its path, unless it lies in `runs`."""
+        return self.run if self.path == str(Path(DEFAULT_RUNS, self.run).absolute()) else self.path
 
     @property
     def folder(self) -> RunFolder | None:
@@ -157,7 +163,7 @@ class Submission:
         reason = "the cluster does not know it any more"
         if self.job is not None:
             reason = (self.job.message.strip().splitlines() or ["no reason given"])[0]
-        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.run}` shows more")
+        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.argument}` shows more")
 
     def stop(self, say: Callable[[str], None] = print) -> "Submission":
         """Ask the run to save and end, wait until it has, and say where it stopped."""
@@ -182,7 +188,7 @@ class Submission:
             updates = CheckpointStore(self.folder.checkpoints).updates()
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
         address = "" if self.dashboard is None else f" --address {self.dashboard.address}"
-        return [*lines, f"  go on       footplate resume {self.run}{address}"]
+        return [*lines, f"  go on       footplate resume {self.argument}{address}"]
 
 
 def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | None]:

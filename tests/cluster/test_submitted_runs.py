@@ -18,6 +18,102 @@ from footplate_cluster.submitted import ENVIRONMENT, record_submission
 
 pytestmark = pytest.mark.usefixtures("here")
 
+RECIPE = (Path(__file__).parents[2] / "nlp/footplate_nlp/recipes/copy-transformer.yaml").read_text()
+
+
+def run_folder(path: Path, state: str) -> Path:
+    """A run folder as a run leaves it."""
+    path.mkdir(parents=True)
+    (path / "job.yaml").write_text(RECIPE)
+    (path / "status.json").write_text(json.dumps({"state": state, "update": 7, "updates": 9}))
+    return path
+
+
+def record(folder: Path, address: str) -> None:
+    """Say in the folder that the run was submitted there."""
+    (folder / "submission.json").write_text(json.dumps({"address": address, "submission_id": folder.name}))
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop", "resume"])
+def test_a_path_is_never_taken_for_a_run_of_the_same_name_elsewhere(
+    head: StandIn, footplate: Any, command: str
+) -> None:
+    head.add("x", "RUNNING", Path("/shared/b"))
+    code, output, errors = footplate(command, "/shared/a/x", "--address", head.address)
+    assert (code, output) == (2, "")
+    if command == "resume":
+        assert errors.startswith("error: /shared/a/x: no such run under /shared/a (and no such folder with a job.yaml)")
+    else:
+        assert errors == (
+            f"error: /shared/a/x: no such run was submitted, says {head.address} or /shared/a; "
+            "`footplate jobs` lists those that were\n"
+        )
+    assert head.sent == []
+
+
+def test_a_path_means_its_run_however_it_is_written(head: StandIn, footplate: Any, here: Path) -> None:
+    for runs in ("/shared/b", "/shared/a", "/shared/c"):
+        head.add("x", "STOPPED", Path(runs))
+    for path in ("/shared/a/x", "/shared/a/x/", "/shared/b/../a/x"):
+        _, output, _ = footplate("status", path, "--address", head.address)
+        assert output.splitlines()[1] == "  run folder  /shared/a/x (not seen from here)"
+
+
+def test_a_run_that_was_never_submitted_is_resumed_and_not_one_of_its_name_elsewhere(
+    head: StandIn, footplate: Any, here: Path
+) -> None:
+    folder = run_folder(here / "A" / "x", "stopped")
+    head.add("x", "STOPPED", Path("/shared/b"))
+    for given in ([str(folder)], ["A/x"], ["x", "--runs", str(here / "A")]):
+        assert footplate("resume", *given, "--address", head.address)[0] == 0
+        assert head.submitted[-1]["entrypoint"] == f"python -m footplate resume {folder} --address auto"
+        del head.jobs[1:]
+    assert footplate("stop", "A/x", "--address", head.address)[2] == (
+        f"error: {folder}: no such run was submitted, says {head.address} or {here}/A; "
+        "`footplate jobs` lists those that were\n"
+    )
+
+
+def test_a_run_that_the_cluster_forgot_is_found_by_its_path_from_anywhere(
+    head: StandIn, footplate: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(here / "A" / "x", "stopped")
+    record(folder, head.address)
+    (folder / "log.txt").write_text("said\n")
+    asked = [["A/x"], ["A/x", "--address", head.address]]
+    for given in asked:
+        assert footplate("status", *given)[:2] == (0, f"x: stopped, update 7/9\n  run folder  {folder}\n")
+    monkeypatch.chdir(folder)
+    assert footplate("status", ".")[1].splitlines()[0] == "x: stopped, update 7/9"
+    monkeypatch.chdir(here.parent)
+    assert footplate("logs", str(folder)) == (0, "said\n", "")
+    assert footplate("stop", str(folder))[2] == "error: x: does not run, it is stopped; nothing was stopped\n"
+    assert footplate("status", "x", "--address", head.address)[0] == 2
+
+
+def test_a_name_that_several_runs_have_is_refused_with_their_paths(head: StandIn, footplate: Any, here: Path) -> None:
+    head.add("x", "STOPPED", Path("/shared/a"))
+    head.add("x", "RUNNING", Path("/shared/b"))
+    for command in ("status", "logs", "stop", "resume"):
+        assert footplate(command, "x", "--address", head.address) == (
+            2,
+            "",
+            "error: x: is the name of several runs; give the path of one: /shared/a/x, /shared/b/x\n",
+        )
+    assert footplate("status", "x", "--runs", "/shared/b", "--address", head.address)[1].startswith("x: running\n")
+    run_folder(here / "runs" / "x", "stopped")
+    assert footplate("resume", "x", "--address", head.address)[0] == 0
+    assert head.submitted[0]["entrypoint"] == f"python -m footplate resume {here}/runs/x --address auto"
+
+
+def test_in_a_folder_of_runs_that_is_named_no_run_elsewhere_is_meant(head: StandIn, footplate: Any) -> None:
+    head.add("x", "RUNNING", Path("/shared/b"))
+    assert footplate("stop", "x", "--runs", "/shared/a", "--address", head.address)[2] == (
+        f"error: x: no such run was submitted, says {head.address} or /shared/a; "
+        "`footplate jobs` lists those that were\n"
+    )
+    assert head.sent == []
+
 
 def test_an_unknown_run_is_told(head: StandIn, footplate: Any, here: Path) -> None:
     for command in ("status", "logs", "stop"):
@@ -38,7 +134,7 @@ def test_a_run_that_does_not_run_is_not_stopped(head: StandIn, footplate: Any) -
 def test_a_run_that_runs_is_not_resumed(head: StandIn, footplate: Any) -> None:
     head.add("busy", "RUNNING", Path("/shared/runs"))
     code, _, errors = footplate("resume", "busy", "--address", head.address)
-    assert (code, errors) == (2, "error: busy: is running already; `footplate logs busy -f` follows it\n")
+    assert (code, errors) == (2, "error: busy: is running already; `footplate logs /shared/runs/busy -f` follows it\n")
 
 
 def test_a_run_that_the_cluster_forgot_is_known_by_its_folder(head: StandIn, footplate: Any, here: Path) -> None:
@@ -125,7 +221,7 @@ def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
     variables = head.submitted[0]["runtime_env"]["env_vars"]
     monkeypatch.setenv(ENVIRONMENT, variables[ENVIRONMENT])
     folder = create_run(runs, "far", "copy-transformer")  # as the driver does it, on the head
-    folder.write_job((Path(__file__).parents[2] / "nlp/footplate_nlp/recipes/copy-transformer.yaml").read_text())
+    folder.write_job(RECIPE)
     record_submission(folder)
     bucket = here / "bucket" / "far"
     (bucket / "status.json").write_text('{"state": "stopped", "update": 7, "updates": 9}')
