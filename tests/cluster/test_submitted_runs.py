@@ -4,6 +4,7 @@ The cluster is a stand-in; tests/cluster/test_submit_to_ray.py has a real one.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from footplate_cluster.submitted import ENVIRONMENT, record_submission
 
 pytestmark = pytest.mark.usefixtures("here")
 
+LINE_TASK = Path(__file__).parents[1] / "platform" / "line_task.py"
 RECIPE = (Path(__file__).parents[2] / "nlp/footplate_nlp/recipes/copy-transformer.yaml").read_text()
 
 
@@ -104,6 +106,41 @@ def test_a_name_that_several_runs_have_is_refused_with_their_paths(head: StandIn
     run_folder(here / "runs" / "x", "stopped")
     assert footplate("resume", "x", "--address", head.address)[0] == 0
     assert head.submitted[0]["entrypoint"] == f"python -m footplate resume {here}/runs/x --address auto"
+
+
+@pytest.fixture
+def far(head: StandIn, footplate: Any, here: Path) -> list[str]:
+    """How to resume a run of a task of one's own that was stopped, from a laptop that does not see its folder."""
+    shutil.copy(LINE_TASK, here / "own_line.py")
+    (here / "line.yaml").write_text("task: own_line.py\n")
+    given = ["--address", head.address, "--runs", "/shared/runs"]
+    assert footplate("submit", "line.yaml", "--name", "far", *given)[0] == 0
+    head.jobs[0]["status"] = "STOPPED"
+    return ["resume", "far", *given]
+
+
+def test_from_where_its_folder_is_not_seen_a_run_goes_on_with_what_was_sent_before(
+    head: StandIn, footplate: Any, far: list[str]
+) -> None:
+    working_dir = head.submitted[0]["runtime_env"]["working_dir"]
+    head.answers[f"/api/packages/gcs/{working_dir.removeprefix('gcs://')}"] = (200, "")
+    code, output, _ = footplate(*far)
+    assert (code, output.splitlines()[0]) == (0, f"sending to {head.address}:")
+    assert head.submitted[1]["entrypoint"] == "python -m footplate resume /shared/runs/far --address auto"
+    assert head.submitted[1]["runtime_env"]["working_dir"] == working_dir
+    assert head.submitted[1]["metadata"] == head.submitted[0]["metadata"]
+
+
+def test_where_what_was_sent_before_is_gone_a_run_whose_folder_is_not_seen_is_not_resumed(
+    head: StandIn, footplate: Any, far: list[str]
+) -> None:
+    code, _, errors = footplate(*far)
+    assert (code, errors) == (
+        2,
+        "error: far: the cluster has lost its modules, and /shared/runs/far is not seen from here; "
+        "resume it from a machine that sees the run folder\n",
+    )
+    assert len(head.submitted) == 1
 
 
 def test_in_a_folder_of_runs_that_is_named_no_run_elsewhere_is_meant(head: StandIn, footplate: Any) -> None:
