@@ -122,17 +122,13 @@ class Submissions:
         if before.state() == "finished":
             say(f"{before.run}: finished already, nothing to do")
             return before
-        say(f"sending to {dashboard.address}:")
         folder = find_run(before.path, "")
         paths = [str(path) for path in send] or self._send_paths(before, folder)
-        if folder is not None:
-            job = read_job(folder.job).model_copy(update={"on": "ray", "address": "auto"})
-            require_resources(job, dashboard.nodes())
-            self._require_here(before, paths)
-            sent: str | None = self._working_dir(make_parcel(job, [Path(path) for path in paths]), say)
-        else:
-            sent = self._sent_before(before)
-        return self._send(before.run, ["resume", before.path, "--address", "auto"], sent, paths, say)
+        parcel = None if folder is None else self._parcel_again(before, folder, paths)
+        sent_before = self._sent_before(before) if parcel is None else None
+        say(f"sending to {dashboard.address}:")
+        working_dir = sent_before if parcel is None else self._working_dir(parcel, say)
+        return self._send(before.run, ["resume", before.path, "--address", "auto"], working_dir, paths, say)
 
     def free_name(self, recipe: str) -> str:
         """The recipe's name, with the first number that is free."""
@@ -164,13 +160,17 @@ class Submissions:
             return list(record.send)
         return [] if before.job is None else [str(path) for path in json.loads(before.job.metadata.get(_SEND, "[]"))]
 
-    def _require_here(self, before: Submission, paths: Sequence[str]) -> None:
+    def _parcel_again(self, before: Submission, folder: RunFolder, paths: Sequence[str]) -> Parcel:
+        """What a run needs from here to go on. Raises FootplateError where that, or its resources, are not there."""
+        job = read_job(folder.job).model_copy(update={"on": "ray", "address": "auto"})
+        require_resources(job, self._reached().nodes())
         for path in paths:
             if not Path(path).exists():
                 raise FootplateError(
                     f"{before.run}: was submitted with --send {path}, and there is no such file or folder here; "
                     "resume it from the directory where it was submitted"
                 )
+        return make_parcel(job, [Path(path) for path in paths])
 
     def _sent_before(self, before: Submission) -> str | None:
         """What an earlier submission of this run uploaded, if it is still there."""

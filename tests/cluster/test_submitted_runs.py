@@ -134,9 +134,9 @@ def test_from_where_its_folder_is_not_seen_a_run_goes_on_with_what_was_sent_befo
 def test_where_what_was_sent_before_is_gone_a_run_whose_folder_is_not_seen_is_not_resumed(
     head: StandIn, footplate: Any, far: list[str]
 ) -> None:
-    code, _, errors = footplate(*far)
-    assert (code, errors) == (
+    assert footplate(*far) == (
         2,
+        "",
         "error: far: the cluster has lost its modules, and /shared/runs/far is not seen from here; "
         "resume it from a machine that sees the run folder\n",
     )
@@ -286,7 +286,22 @@ def test_a_run_at_a_url_is_refused_found_and_resumed_by_its_url(
     assert footplate("jobs", "--runs", runs, *at)[1].count("failed") == 1
 
     (here / "data.txt").unlink()
-    assert footplate("resume", f"{runs}/far", *at)[2] == (
+    assert footplate("resume", f"{runs}/far", *at)[1:] == (
+        "",
         "error: far: was submitted with --send data.txt, and there is no such file or folder here; "
-        "resume it from the directory where it was submitted\n"
+        "resume it from the directory where it was submitted\n",
     )
+
+
+def test_a_resumption_that_the_cluster_has_no_room_for_says_that_alone(
+    head: StandIn, footplate: Any, here: Path
+) -> None:
+    folder = run_folder(here / "runs" / "wide", "stopped")
+    (folder / "job.yaml").write_text(f"{RECIPE}\non: ray\nresources: {{workers: 9}}\n")
+    assert footplate("resume", "wide", "--address", head.address) == (
+        2,
+        "",
+        "error: resources: 9 x 1 CPU = 9 CPU are needed, the cluster has 2; "
+        "ask for fewer with --workers or resources.cpus_per_worker, or let it grow with --wait\n",
+    )
+    assert head.sent == []
