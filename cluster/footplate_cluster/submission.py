@@ -73,6 +73,31 @@ class Submission:
         """Whether it waits or runs."""
         return self.job is not None and not self.job.has_ended
 
+    @property
+    def never_began(self) -> bool:
+        """Whether it ended before there was anything to go on from, as far as this is known from here.
+
+        Its driver was never started, or it said nothing and left no folder where one would be seen.
+        """
+        if self.job is None or not self.job.has_ended or " footplate train " not in self.job.entrypoint:
+            return False
+        return not self.job.has_begun or (self._is_missing and not self.logs())
+
+    @property
+    def _is_missing(self) -> bool:
+        path = Path(self.path)
+        is_seen = not is_url(self.path) and (path.parent.is_dir() or path.is_relative_to(Path.cwd()))
+        return is_seen and not path.exists()
+
+    @property
+    def anew(self) -> str:
+        """The command that starts it anew."""
+        return f"footplate submit RECIPE --name {self.run} --runs {self.path.rpartition('/')[0]}{self._address}"
+
+    @property
+    def _address(self) -> str:
+        return "" if self.dashboard is None else f" --address {self.dashboard.address}"
+
     def state(self) -> str:
         """waiting, running, finished, stopped, failed or killed."""
         folder = self.folder
@@ -181,14 +206,15 @@ class Submission:
 
     def stopped_lines(self) -> list[str]:
         """Where the run stopped, and the update that was saved last, as far as this is known from here."""
+        if self.never_began:
+            return [f"{self.run}: {self.state()} before it began", f"  start anew  {self.anew}"]
         said = [line for line in self.logs().splitlines() if line.startswith("stopping after update ")]
         progress = self.progress()
         lines = [f"{self.run}: {said[-1] if said else self.state() + (f', update {progress}' if progress else '')}"]
         if self.folder is not None:
             updates = CheckpointStore(self.folder.checkpoints).updates()
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
-        address = "" if self.dashboard is None else f" --address {self.dashboard.address}"
-        return [*lines, f"  go on       footplate resume {self.argument}{address}"]
+        return [*lines, f"  go on       footplate resume {self.argument}{self._address}"]
 
 
 def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | None]:

@@ -122,6 +122,11 @@ class Submissions:
         if before.state() == "finished":
             say(f"{before.run}: finished already, nothing to do")
             return before
+        if before.never_began:
+            raise FootplateError(
+                f"{run}: {before.state()} before it began, so that there is nothing to go on from; "
+                f"start it anew with `{before.anew}`"
+            )
         folder = find_run(before.path, "")
         paths = [str(path) for path in send] or self._send_paths(before, folder)
         parcel = None if folder is None else self._parcel_again(before, folder, paths)

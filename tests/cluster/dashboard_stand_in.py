@@ -30,9 +30,10 @@ class StandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def add(self, run: str, status: str, runs: Path, **more: Any) -> None:
-        metadata = {"footplate_run": run, "footplate_runs": str(runs)}
-        started = 1000 * (1 + len(self.jobs))
-        self.jobs.append({"submission_id": run, "status": status, "metadata": metadata, "start_time": started} | more)
+        job = {"submission_id": run, "status": status, "start_time": 1000 * (1 + len(self.jobs))}
+        job["metadata"] = {"footplate_run": run, "footplate_runs": str(runs)}
+        job["driver_node_id"] = None if status == "PENDING" else "abc"
+        self.jobs.append(job | more)
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, str]:
         if path in self.answers:
@@ -50,8 +51,10 @@ class StandIn(ThreadingHTTPServer):
             if path == "/api/jobs/":
                 self.submitted.append(json.loads(body))
                 made = self.submitted[-1]
-                runs = made["metadata"]["footplate_runs"]
-                self.add(made["metadata"]["footplate_run"], "PENDING", Path(runs), runtime_env=made["runtime_env"])
+                of_it = {key: made[key] for key in ("entrypoint", "runtime_env")}
+                self.add(
+                    made["metadata"]["footplate_run"], "PENDING", Path(made["metadata"]["footplate_runs"]), **of_it
+                )
             return 200, "{}"
         nodes = {"data": {"result": {"result": [NODE]}}}
         known = {"/api/version": VERSION, "/api/v0/nodes?limit=10000&timeout=10": nodes}

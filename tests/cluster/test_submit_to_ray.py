@@ -103,4 +103,9 @@ def test_a_run_can_be_stopped_before_it_begins(address: str, here: Path, capsys:
     assert footplate("submit", "copy-transformer", *LONG, "--name", "early", "--address", address) == 0
     capsys.readouterr()
     assert footplate("stop", "early", "--address", address) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("early: stopped")
+    anew = f"footplate submit RECIPE --name early --runs {here}/runs --address {address}"
+    assert capsys.readouterr().out.splitlines()[1:] == ["early: stopped before it began", f"  start anew  {anew}"]
+    assert footplate("resume", "early", "--address", address) == 2
+    assert f"start it anew with `{anew}`" in capsys.readouterr().err
+    assert footplate("submit", "copy-transformer", *LONG, "--name", "early", "--address", address) == 0
+    assert footplate("stop", "early", "--address", address) == 0

@@ -108,6 +108,40 @@ def test_a_name_that_several_runs_have_is_refused_with_their_paths(head: StandIn
     assert head.submitted[0]["entrypoint"] == f"python -m footplate resume {here}/runs/x --address auto"
 
 
+@pytest.mark.parametrize("driver_node_id", [None, "abc"])
+def test_a_run_that_is_stopped_before_it_begins_is_to_be_started_anew(
+    head: StandIn, footplate: Any, here: Path, monkeypatch: pytest.MonkeyPatch, driver_node_id: str | None
+) -> None:
+    at = ["--address", head.address]
+    assert footplate("submit", "copy-transformer", "--name", "early", *at)[0] == 0
+    ended = {"status": "STOPPED", "driver_node_id": driver_node_id}
+    begin = "Running entrypoint for job early: python\n" if driver_node_id else ""
+    head.answers["/api/jobs/early/logs"] = (200, json.dumps({"logs": begin}))
+    monkeypatch.setattr("footplate_cluster.submission.time.sleep", lambda seconds: head.jobs[0].update(ended))
+    anew = f"footplate submit RECIPE --name early --runs {here}/runs --address {head.address}"
+    assert footplate("stop", "early", *at)[1].splitlines() == [
+        "early: asked to save and end after this update or evaluation",
+        "early: stopped before it began",
+        f"  start anew  {anew}",
+    ]
+    refused = "stopped before it began, so that there is nothing to go on from; start it anew with"
+    assert footplate("resume", "early", *at) == (2, "", f"error: early: {refused} `{anew}`\n")
+
+
+def test_a_run_that_may_have_begun_where_it_is_not_seen_goes_on(
+    head: StandIn, footplate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.add("far", "RUNNING", Path("/shared/runs"), entrypoint="python -m footplate train footplate.job.yaml")
+    head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": "Running entrypoint for job far: python\n"}))
+    monkeypatch.setattr(
+        "footplate_cluster.submission.time.sleep", lambda seconds: head.jobs[0].update(status="STOPPED")
+    )
+    assert footplate("stop", "far", "--address", head.address)[1].splitlines()[1:] == [
+        "far: stopped",
+        f"  go on       footplate resume /shared/runs/far --address {head.address}",
+    ]
+
+
 @pytest.fixture
 def far(head: StandIn, footplate: Any, here: Path) -> list[str]:
     """How to resume a run of a task of one's own that was stopped, from a laptop that does not see its folder."""
@@ -115,7 +149,7 @@ def far(head: StandIn, footplate: Any, here: Path) -> list[str]:
     (here / "line.yaml").write_text("task: own_line.py\n")
     given = ["--address", head.address, "--runs", "/shared/runs"]
     assert footplate("submit", "line.yaml", "--name", "far", *given)[0] == 0
-    head.jobs[0]["status"] = "STOPPED"
+    head.jobs[0] |= {"status": "STOPPED", "driver_node_id": "abc"}
     return ["resume", "far", *given]
 
 
