@@ -151,9 +151,9 @@ def test_a_key_inside_a_file_is_refused(here: Path, text: str) -> None:
     [
         ("platform/__init__.py", "the standard library's module 'platform'"),
         ("random.py", "the standard library's module 'random'"),
-        ("torch/__init__.py", "the installed one module 'torch'"),
-        ("yaml.py", "the installed one module 'yaml'"),
-        ("footplate/__init__.py", "the installed one module 'footplate'"),
+        ("torch/__init__.py", "the installed module 'torch'"),
+        ("yaml.py", "the installed module 'yaml'"),
+        ("footplate/__init__.py", "the installed module 'footplate'"),
     ],
 )
 def test_a_name_that_hides_another_module_is_refused(here: Path, name: str, whose: str) -> None:
