@@ -23,7 +23,10 @@ class Token:
 
 
 def find_token() -> Token | None:
-    """The token that Ray itself would use. Raises FootplateError for what cannot be one, or no file."""
+    """The token that Ray itself would use. Raises FootplateError for what cannot be one, or no file.
+
+    ~/.ray/auth_token, which Ray makes, is closed to others; a file that RAY_AUTH_TOKEN_PATH names may be a group's.
+    """
     if secret := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return _checked("RAY_AUTH_TOKEN", secret)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
