@@ -5,6 +5,7 @@ that `ray.init` starts asks for a token by default, and makes one where there is
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,10 @@ class Token:
 
     source: str
     secret: str = field(repr=False)
+
+    def is_in(self, content: bytes) -> bool:
+        """Whether somebody can read it there; not where it is a part of a longer word, as a short one may be."""
+        return re.search(rb"(?<![\w-])" + re.escape(self.secret.encode()) + rb"(?![\w-])", content) is not None
 
 
 def find_token() -> Token | None:
