@@ -16,7 +16,7 @@ from typing import Any
 
 from footplate.commands import DEFAULT_RUNS
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder, find_run, is_url, open_run
+from footplate.folder import RunFolder, find_run, is_url, open_run, refuse_password
 from footplate.job import Job, read_job
 from footplate_cluster.dashboard import Dashboard, RayJob
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
@@ -35,7 +35,8 @@ class Submissions:
     """The runs of one cluster, in one folder of runs that every node sees, or at one URL."""
 
     def __init__(self, dashboard: Dashboard | None, runs: str = DEFAULT_RUNS) -> None:
-        """Without a dashboard, what the run folders tell."""
+        """Without a dashboard, what the run folders tell. Raises FootplateError for a URL that holds a password."""
+        refuse_password(runs)
         self.dashboard = dashboard
         self.runs = runs.rstrip("/") if is_url(runs) else str(Path(runs).absolute())
         self._runs_are_default = runs == DEFAULT_RUNS
@@ -145,6 +146,7 @@ class Submissions:
 
     def _meant(self, run: str) -> Submission | None:
         """The run that is meant, whether it was submitted or its folder is only seen from here."""
+        refuse_password(run)
         known = [self._known(job) for job in self._jobs()]
         # Stopping a run at a URL needs no credentials for its storage.
         run, runs = _looked_for(run, self.runs)

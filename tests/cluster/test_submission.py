@@ -185,6 +185,19 @@ def test_resources_that_the_cluster_lacks_are_refused_before_anything_is_sent(he
     assert head.sent == []
 
 
+def test_a_url_with_a_password_reaches_neither_the_cluster_nor_the_screen(head: StandIn, footplate: Any) -> None:
+    runs, at = "s3://me:geheim@bucket/runs", ["--address", head.address]
+    head.add("x", "RUNNING", Path("/shared/runs"))
+    refused = "holds a password, which others see; give it to the storage by the environment, or by a file of its own\n"
+    for command in (["submit", "copy-transformer"], ["jobs"], ["status", "x"], ["stop", "x"], ["resume", "x"]):
+        assert footplate(*command, "--runs", runs, *at) == (2, "", f"error: s3://...@bucket/runs: {refused}")
+    for command in ("status", "logs", "stop", "resume"):
+        assert footplate(command, f"{runs}/x", *at) == (2, "", f"error: s3://...@bucket/runs/x: {refused}")
+    _, _, errors = footplate("train", "copy-transformer", "--name", "x", "--runs", runs)
+    assert errors == f"error: s3://...@bucket/runs/x: {refused}"
+    assert head.sent == []
+
+
 def test_a_folder_of_runs_must_be_named_for_a_cluster_elsewhere(head: StandIn, footplate: Any) -> None:
     address = f"http://0.0.0.0:{head.server_port}"
     code, _, errors = footplate("submit", "copy-transformer", "--address", address, "--allow-open")
