@@ -195,6 +195,7 @@ def test_a_url_with_a_password_reaches_neither_the_cluster_nor_the_screen(head: 
         assert footplate(command, f"{runs}/x", *at) == (2, "", f"error: s3://...@bucket/runs/x: {refused}")
     _, _, errors = footplate("train", "copy-transformer", "--name", "x", "--runs", runs)
     assert errors == f"error: s3://...@bucket/runs/x: {refused}"
+    assert footplate("sweep", "copy-rates", "--runs", runs)[2] == f"error: s3://...@bucket/runs: {refused}"
     assert head.sent == []
 
 
