@@ -92,10 +92,11 @@ class Submission:
     @property
     def anew(self) -> str:
         """The command that starts it anew."""
-        return f"footplate submit RECIPE --name {self.run} --runs {self.path.rpartition('/')[0]}{self._address}"
+        return f"footplate submit RECIPE --name {self.run} --runs {self.path.rpartition('/')[0]}{self.flags}"
 
     @property
-    def _address(self) -> str:
+    def flags(self) -> str:
+        """What commands about it end with: the cluster's address."""
         return "" if self.dashboard is None else f" --address {self.dashboard.address}"
 
     def state(self) -> str:
@@ -214,7 +215,7 @@ class Submission:
         if self.folder is not None:
             updates = CheckpointStore(self.folder.checkpoints).updates()
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
-        return [*lines, f"  go on       footplate resume {self.argument}{self._address}"]
+        return [*lines, f"  go on       footplate resume {self.argument}{self.flags}"]
 
 
 def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | None]:

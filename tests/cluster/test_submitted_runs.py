@@ -274,6 +274,40 @@ def test_what_is_not_seen_from_here_is_followed_by_its_log(
     assert capsys.readouterr().out == "first\nsecond\n"
 
 
+def test_a_log_is_followed_until_the_run_ends_or_ctrl_c_which_leaves_it_running(
+    head: StandIn, footplate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.add("far", "RUNNING", Path("/shared/runs"))
+    head.answers["/api/jobs/far/logs"] = (200, json.dumps({"logs": "Running entrypoint for job far: python\nsaid\n"}))
+    follow = ["logs", "far", "-f", "--address", head.address]
+
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("footplate_cluster.submission.time.sleep", press)
+    with monkeypatch.context() as patch:
+        patch.setattr("signal.signal", lambda number, handler: None)  # the tests' own Ctrl-C stays what it is
+        assert footplate(*follow)[:2] == (
+            130,
+            f"said\n\nfar: goes on; `footplate stop /shared/runs/far --address {head.address}` ends it, "
+            f"`footplate logs -f /shared/runs/far --address {head.address}` is back here\n",
+        )
+    assert head.sent == []
+    monkeypatch.setattr(
+        "footplate_cluster.submission.time.sleep", lambda seconds: head.jobs[0].update(status="SUCCEEDED")
+    )
+    assert footplate(*follow) == (0, "said\n", "")
+    assert footplate(*follow) == (0, "said\n", "")  # what has ended is printed
+
+
+def test_where_nothing_was_submitted_the_list_says_how_to(head: StandIn, footplate: Any) -> None:
+    assert footplate("jobs", "--address", head.address) == (
+        0,
+        "nothing was submitted; `footplate submit RECIPE --address http://head:8265` does it\n",
+        "",
+    )
+
+
 def test_what_is_for_submitted_runs_alone_is_refused_otherwise(footplate: Any) -> None:
     assert footplate("resume", "x", "--follow") == (
         2,
