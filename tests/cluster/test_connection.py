@@ -55,6 +55,26 @@ except Exception as error:
     assert done.stdout == "FootplateError False\n"
 
 
+def test_where_ray_is_missing_a_line_says_how_to_get_it() -> None:
+    program = """
+import sys
+sys.modules["ray"] = None
+from footplate.job import load_job
+from footplate.launch import find_launcher
+from footplate.sweeps.launch import find_sweeper
+for find in (lambda: find_launcher(load_job("copy-transformer", ["on=ray"])), find_sweeper):
+    try:
+        find()
+    except Exception as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "on: ray: not installed; pip install 'footplate[ray]'",
+        "sweep: needs ray; pip install 'footplate[ray]'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("token", "refusal"), [("", "asks for a token"), ("geheim", "refuses the token in RAY_AUTH_TOKEN")]
 )
