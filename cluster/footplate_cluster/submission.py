@@ -81,13 +81,11 @@ class Submission:
         """
         if self.job is None or not self.job.has_ended or " footplate train " not in self.job.entrypoint:
             return False
-        return not self.job.has_begun or (self._is_missing and not self.logs())
-
-    @property
-    def _is_missing(self) -> bool:
         path = Path(self.path)
+        if path.exists():  # of an earlier submission, at least
+            return False
         is_seen = not is_url(self.path) and (path.parent.is_dir() or path.is_relative_to(Path.cwd()))
-        return is_seen and not path.exists()
+        return not self.job.has_begun or (is_seen and not self.logs())
 
     @property
     def anew(self) -> str:

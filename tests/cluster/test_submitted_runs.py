@@ -126,6 +126,8 @@ def test_a_run_that_is_stopped_before_it_begins_is_to_be_started_anew(
     ]
     refused = "stopped before it began, so that there is nothing to go on from; start it anew with"
     assert footplate("resume", "early", *at) == (2, "", f"error: early: {refused} `{anew}`\n")
+    run_folder(here / "runs" / "early", "stopped")  # there was something after all
+    assert footplate("resume", "early", *at)[0] == 0
 
 
 def test_a_run_that_may_have_begun_where_it_is_not_seen_goes_on(
