@@ -21,12 +21,15 @@ SECONDS_TO_START = 300.0
 
 
 class RayHead:
-    """A head that runs, and the machines (raylets on this one) that joined it. `address` is that of its dashboard."""
+    """A head that runs, and the machines (raylets on this one) that joined it.
+
+    `address` is that of its dashboard, `gcs_address` the one that machines join and `train` takes.
+    """
 
     def __init__(self, folder: Path, cpus: int) -> None:
         gcs, dashboard, client = _free_ports(3)
         self.address = f"http://127.0.0.1:{dashboard}"
-        self._gcs = f"127.0.0.1:{gcs}"
+        self.gcs_address = f"127.0.0.1:{gcs}"
         self._folder = folder
         options = {
             "dashboard-host": "127.0.0.1",
@@ -39,7 +42,7 @@ class RayHead:
     def add_machine(self, cpus: int) -> "subprocess.Popen[bytes]":
         """A machine more. `kill_all_of` it, and it is lost with all that runs there."""
         folder = self._folder / str(len(self._processes))  # what is sent there, each machine unpacks for itself
-        self._processes.append(_start(f"--address={self._gcs}", cpus, folder, {}))
+        self._processes.append(_start(f"--address={self.gcs_address}", cpus, folder, {}))
         self.wait_for(1 + sum(process.poll() is None for process in self._processes[1:]))
         return self._processes[-1]
 

@@ -5,6 +5,7 @@ that `ray.init` starts asks for a token by default, and makes one where there is
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,9 +22,16 @@ class Token:
     source: str
     secret: str = field(repr=False)
 
+    def is_in(self, content: bytes) -> bool:
+        """Whether somebody can read it there; not where it is a part of a longer word, as a short one may be."""
+        return re.search(rb"(?<![\w-])" + re.escape(self.secret.encode()) + rb"(?![\w-])", content) is not None
+
 
 def find_token() -> Token | None:
-    """The token that Ray itself would use. Raises FootplateError for what cannot be one, or no file."""
+    """The token that Ray itself would use. Raises FootplateError for what cannot be one, or no file.
+
+    ~/.ray/auth_token, which Ray makes, is closed to others; a file that RAY_AUTH_TOKEN_PATH names may be a group's.
+    """
     if secret := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return _checked("RAY_AUTH_TOKEN", secret)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):

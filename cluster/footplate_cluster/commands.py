@@ -126,7 +126,8 @@ def follow_to_the_end(run: "Submission") -> None:
     try:
         state = run.follow()
     except KeyboardInterrupt:
-        print(f"\n{run.run}: goes on; `footplate stop {run.run}` ends it, `footplate logs {run.run} -f` is back here")
+        argument = f"{run.argument}{run.flags}"
+        print(f"\n{run.run}: goes on; `footplate stop {argument}` ends it, `footplate logs -f {argument}` is back here")
         raise
     run = run.refreshed()
     if run.folder is not None and state == "finished":
@@ -195,8 +196,7 @@ def _require_shared(cluster: "Submissions", runs: str) -> None:
 
 
 def _say_where(run: "Submission") -> None:
-    address = "" if run.dashboard is None else f" --address {run.dashboard.address}"
     print(f"{run.run}: submitted")
     for what, command in (("follow", "logs -f"), ("state", "status"), ("stop", "stop")):
-        print(f"  {what:<10}  footplate {command} {run.run}{address}")
+        print(f"  {what:<10}  footplate {command} {run.argument}{run.flags}")
     print(f"  run folder  {run.path}")

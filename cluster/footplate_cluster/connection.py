@@ -7,7 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
+
+from footplate.errors import FootplateError
+from footplate_cluster.authentication import find_token, token_of_this_machine
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,12 +19,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: whatever els
 # What Ray says about workers and machines that died, at length, on the driver's screen: a line of our own tells it.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
-import ray
-
-from footplate.errors import FootplateError
-from footplate_cluster.authentication import find_token, token_of_this_machine
-
 SECONDS_TO_ANSWER = 5.0
+
+if find_spec("ray") is None:  # which is imported once the address is known to be one, for that takes seconds
+    raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
 
 @contextmanager
@@ -30,6 +32,8 @@ def connected(address: str | None) -> Iterator[None]:
     Raises FootplateError, before anything is started, where the address is of another kind or nobody answers there.
     """
     _check_address(address)
+    import ray
+
     if ray.is_initialized():  # a notebook or a test has connected already: its connection stays
         yield
         return

@@ -34,6 +34,9 @@ class RayJob:
     metadata: Mapping[str, str]
     working_dir: str | None
     started: float
+    entrypoint: str
+    has_begun: bool
+    """Whether its driver was ever started."""
 
     @property
     def has_ended(self) -> bool:
@@ -259,4 +262,6 @@ def _job(row: Mapping[str, Any]) -> RayJob:
         metadata=row.get("metadata") or {},
         working_dir=(row.get("runtime_env") or {}).get("working_dir"),
         started=(row.get("start_time") or 0) / 1000,
+        entrypoint=str(row.get("entrypoint") or ""),
+        has_begun=row.get("driver_node_id", "") is not None,
     )

@@ -16,12 +16,9 @@ from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
 from footplate.tracking.follow import follow
 from footplate.tracking.log_file import LogFile
-from footplate_cluster.capacity import nodes
 from footplate_cluster.connection import connected
-from footplate_cluster.driver import DriverSupervisor
 from footplate_cluster.resources import share_of_a_worker, share_of_actors
 from footplate_cluster.submitted import record_submission
-from footplate_cluster.supervision import Supervisor
 
 
 def launch(job: Job, folder: RunFolder) -> None:
@@ -42,6 +39,10 @@ def launch(job: Job, folder: RunFolder) -> None:
         _removed_afterwards(scratch),
         kept_fresh(folder) as refresh,
     ):
+        from footplate_cluster.capacity import nodes
+        from footplate_cluster.driver import DriverSupervisor
+        from footplate_cluster.supervision import Supervisor
+
         there = nodes()
         share = share_of_a_worker(job, there)
         actors = share_of_actors(job, share, there)

@@ -56,7 +56,7 @@ def hidden_module(name: str) -> str | None:
     """What a top-level module of this name would hide on the cluster, where uploads are found first; None: nothing."""
     if name in sys.stdlib_module_names:
         return "the standard library's"
-    return "the installed one" if name in _packages_of_footplate() else None
+    return "the installed" if name in _packages_of_footplate() else None
 
 
 @cache

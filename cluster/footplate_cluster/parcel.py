@@ -9,6 +9,7 @@ from pathspec import GitIgnoreSpec
 
 from footplate.errors import FootplateError
 from footplate.job import Job
+from footplate_cluster.authentication import find_token
 from footplate_cluster.own_modules import as_sent, hidden_module, own_modules
 from footplate_cluster.wheel import Archive, pack
 
@@ -18,7 +19,7 @@ LARGEST_BYTES = 100 * 1024 * 1024
 IGNORE_FILES = (".gitignore", ".rayignore")
 SECRET_NAMES = re.compile(
     r"""(^|/)(
-        \.env(\..*)? | .*\.(env|pem|key|p12|pfx|kdbx) | id_(rsa|dsa|ecdsa|ed25519).* | auth_token
+        \.env(\..*)? | .*\.(env|pem|key|p12|pfx|kdbx) | id_(rsa|dsa|ecdsa|ed25519).* | auth_token | \.ray-token-.*
         | [._]netrc | \.npmrc | \.pypirc | \.git-credentials | credentials(\.json)? | secrets\.(json|ya?ml|toml)
         | \.(aws|ssh|kube|gnupg)/.*
     )$""",
@@ -48,8 +49,8 @@ class Parcel:
 def make_parcel(job: Job, send: Sequence[Path] = ()) -> Parcel:
     """All that the job needs from here; `send` names further files and folders below the working directory.
 
-    Raises FootplateError for a secret, a name that would hide a module on the cluster, a file that is ignored and
-    needed, one that lies elsewhere, and for more than 100 MiB.
+    Raises FootplateError for a secret (Ray's token, say), a name that would hide a module on the cluster, a file that
+    is ignored and needed, one that lies elsewhere, and for more than 100 MiB.
     """
     here = Path.cwd()
     paths: dict[str, Path] = {}
@@ -70,8 +71,9 @@ def make_parcel(job: Job, send: Sequence[Path] = ()) -> Parcel:
         _refuse_secret_name(name, path)
         files[name] = _read(path)
     files[JOB_FILE] = job.to_yaml().encode()
+    token = find_token()
     for name, content in files.items():
-        if SECRET_CONTENT.search(content):
+        if SECRET_CONTENT.search(content) or (token is not None and token.is_in(content)):
             raise FootplateError(
                 f"{paths.get(name, name)}: holds a key, which whoever reaches the cluster could read; "
                 "give it to the cluster by a file or its own environment"

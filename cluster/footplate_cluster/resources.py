@@ -43,8 +43,9 @@ def share_of_a_worker(job: Job, nodes: Sequence[Mapping[str, float]]) -> dict[st
     if (room := room_on(nodes, share)) < workers:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
         raise FootplateError(
-            f"resources: the cluster's nodes have room for {room} workers of {wanted} each, and {workers} are needed; "
-            "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
+            f"resources: the cluster's nodes have room for {room} worker{'s' * (room != 1)} of {wanted} each, "
+            f"and {workers} are needed; a worker lies on one node: "
+            "ask for less with resources.cpus_per_worker or --workers"
         )
     return share
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from footplate.checkpoint import CheckpointStore
+from footplate.commands import DEFAULT_RUNS
 from footplate.errors import FootplateError, TrainingError
 from footplate.folder import RunFolder, find_run, is_url
 from footplate.job import read_job
@@ -43,6 +44,11 @@ class Submission:
     job: RayJob | None
 
     @property
+    def argument(self) -> str:
+        """What to call the run on the command line, from the working directory: its path, unless it lies in `runs`."""
+        return self.run if self.path == str(Path(DEFAULT_RUNS, self.run).absolute()) else self.path
+
+    @property
     def folder(self) -> RunFolder | None:
         """The run's folder; None where it is not seen from this machine, or has not been begun.
 
@@ -66,6 +72,30 @@ class Submission:
     def is_active(self) -> bool:
         """Whether it waits or runs."""
         return self.job is not None and not self.job.has_ended
+
+    @property
+    def never_began(self) -> bool:
+        """Whether it ended before there was anything to go on from, as far as this is known from here.
+
+        Its driver was never started, or it said nothing and left no folder where one would be seen.
+        """
+        if self.job is None or not self.job.has_ended or " footplate train " not in self.job.entrypoint:
+            return False
+        path = Path(self.path)
+        if path.exists():  # of an earlier submission, at least
+            return False
+        is_seen = not is_url(self.path) and (path.parent.is_dir() or path.is_relative_to(Path.cwd()))
+        return not self.job.has_begun or (is_seen and not self.logs())
+
+    @property
+    def anew(self) -> str:
+        """The command that starts it anew."""
+        return f"footplate submit RECIPE --name {self.run} --runs {self.path.rpartition('/')[0]}{self.flags}"
+
+    @property
+    def flags(self) -> str:
+        """What commands about it end with: the cluster's address."""
+        return "" if self.dashboard is None else f" --address {self.dashboard.address}"
 
     def state(self) -> str:
         """waiting, running, finished, stopped, failed or killed."""
@@ -157,7 +187,7 @@ class Submission:
         reason = "the cluster does not know it any more"
         if self.job is not None:
             reason = (self.job.message.strip().splitlines() or ["no reason given"])[0]
-        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.run}` shows more")
+        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.argument}` shows more")
 
     def stop(self, say: Callable[[str], None] = print) -> "Submission":
         """Ask the run to save and end, wait until it has, and say where it stopped."""
@@ -175,14 +205,15 @@ class Submission:
 
     def stopped_lines(self) -> list[str]:
         """Where the run stopped, and the update that was saved last, as far as this is known from here."""
+        if self.never_began:
+            return [f"{self.run}: {self.state()} before it began", f"  start anew  {self.anew}"]
         said = [line for line in self.logs().splitlines() if line.startswith("stopping after update ")]
         progress = self.progress()
         lines = [f"{self.run}: {said[-1] if said else self.state() + (f', update {progress}' if progress else '')}"]
         if self.folder is not None:
             updates = CheckpointStore(self.folder.checkpoints).updates()
             lines.append(f"  saved       {f'update {updates[-1]}' if updates else 'nothing yet'}")
-        address = "" if self.dashboard is None else f" --address {self.dashboard.address}"
-        return [*lines, f"  go on       footplate resume {self.run}{address}"]
+        return [*lines, f"  go on       footplate resume {self.argument}{self.flags}"]
 
 
 def _recorded(folder: RunFolder | None) -> tuple[RunFolder | None, Submitted | None]:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from footplate.commands import DEFAULT_RUNS
 from footplate.errors import FootplateError
-from footplate.folder import RunFolder, find_run, is_url, open_run
+from footplate.folder import RunFolder, find_run, is_url, open_run, refuse_password
 from footplate.job import Job, read_job
 from footplate_cluster.dashboard import Dashboard, RayJob
 from footplate_cluster.parcel import JOB_FILE, Parcel, make_parcel, size
@@ -33,10 +34,12 @@ _RUN, _RUNS, _SEND = "footplate_run", "footplate_runs", "footplate_send"
 class Submissions:
     """The runs of one cluster, in one folder of runs that every node sees, or at one URL."""
 
-    def __init__(self, dashboard: Dashboard | None, runs: str = "runs") -> None:
-        """Without a dashboard, what the run folders tell."""
+    def __init__(self, dashboard: Dashboard | None, runs: str = DEFAULT_RUNS) -> None:
+        """Without a dashboard, what the run folders tell. Raises FootplateError for a URL that holds a password."""
+        refuse_password(runs)
         self.dashboard = dashboard
         self.runs = runs.rstrip("/") if is_url(runs) else str(Path(runs).absolute())
+        self._runs_are_default = runs == DEFAULT_RUNS
 
     def all(self) -> list[Submission]:
         """Every run that the cluster or the folder of runs knows as submitted, the oldest first.
@@ -62,24 +65,21 @@ class Submissions:
         return [name for name in names if f"{name}/{FILE}" in records_there]
 
     def find(self, run: str) -> Submission:
-        """A run by its name, or by the path or URL of its folder. Raises FootplateError where nobody knows it."""
-        if is_url(run):
-            around, _, name = run.rstrip("/").rpartition("/")
-            path = f"{around}/{name}"
-            known = [each for each in map(self._known, self._jobs()) if each.path == path]
-            # Stopping a run needs no credentials for its storage.
-            known = known or [each for each in Submissions(self.dashboard, around).all() if each.path == path]
-        else:
-            name = PurePath(run).name
-            known = [submission for submission in self.all() if submission.run == name]
-        # The same name may exist in several folders of runs.
-        exact = [submission for submission in known if submission.path in (f"{self.runs}/{name}", run)]
-        if not (exact or known):
-            where = self.runs if self.dashboard is None else f"{self.dashboard.address} or {self.runs}"
+        """A run by its name, or by the path or URL of its folder.
+
+        A name is that of a run in the folder of runs, else of one in the working directory, else, where the folder of
+        runs is not named, of the one elsewhere that the cluster knows. Raises FootplateError where nobody knows it as
+        submitted, and for the name of several elsewhere.
+        """
+        found = self._meant(run)
+        if found is None or (found.job is None and found.folder is None):
+            _, around = _looked_for(run, self.runs)
+            where = around if self.dashboard is None else f"{self.dashboard.address} or {around}"
             raise FootplateError(
-                f"{run}: no such run was submitted, says {where}; `footplate jobs` lists those that were"
+                f"{run if found is None else found.path}: no such run was submitted, says {where}; "
+                "`footplate jobs` lists those that were"
             )
-        return (exact or known)[-1]
+        return found
 
     def submit(
         self,
@@ -115,23 +115,26 @@ class Submissions:
         its folder is not seen from here, with the files that were sent before.
         """
         dashboard = self._reached()
-        before = self._before(run)
+        before = self._meant(run) or self._of(open_run(*_looked_for(run, self.runs)))
         if before.is_active:
-            raise FootplateError(f"{run}: is {before.state()} already; `footplate logs {before.run} -f` follows it")
+            raise FootplateError(
+                f"{run}: is {before.state()} already; `footplate logs {before.argument} -f` follows it"
+            )
         if before.state() == "finished":
             say(f"{before.run}: finished already, nothing to do")
             return before
-        say(f"sending to {dashboard.address}:")
+        if before.never_began:
+            raise FootplateError(
+                f"{run}: {before.state()} before it began, so that there is nothing to go on from; "
+                f"start it anew with `{before.anew}`"
+            )
         folder = find_run(before.path, "")
         paths = [str(path) for path in send] or self._send_paths(before, folder)
-        if folder is not None:
-            job = read_job(folder.job).model_copy(update={"on": "ray", "address": "auto"})
-            require_resources(job, dashboard.nodes())
-            self._require_here(before, paths)
-            sent: str | None = self._working_dir(make_parcel(job, [Path(path) for path in paths]), say)
-        else:
-            sent = self._sent_before(before)
-        return self._send(before.run, ["resume", before.path, "--address", "auto"], sent, paths, say)
+        parcel = None if folder is None else self._parcel_again(before, folder, paths)
+        sent_before = self._sent_before(before) if parcel is None else None
+        say(f"sending to {dashboard.address}:")
+        working_dir = sent_before if parcel is None else self._working_dir(parcel, say)
+        return self._send(before.run, ["resume", before.path, "--address", "auto"], working_dir, paths, say)
 
     def free_name(self, recipe: str) -> str:
         """The recipe's name, with the first number that is free."""
@@ -141,13 +144,22 @@ class Submissions:
                 return name
         raise FootplateError(f"--name: {recipe} is taken ten thousand times; choose a name")
 
-    def _before(self, run: str) -> Submission:
-        """A run that was submitted, or one that was trained otherwise and whose folder is seen from here."""
-        try:
-            return self.find(run)
-        except FootplateError:
-            folder = open_run(run, Path(self.runs))
-            return Submission(folder.name, folder.url or str(folder.path), self.dashboard, None)
+    def _meant(self, run: str) -> Submission | None:
+        """The run that is meant, whether it was submitted or its folder is only seen from here."""
+        refuse_password(run)
+        known = [self._known(job) for job in self._jobs()]
+        # Stopping a run at a URL needs no credentials for its storage.
+        run, runs = _looked_for(run, self.runs)
+        found = _last_at(run if "/" in run else f"{runs}/{run}", known)
+        if found is None and (folder := find_run(run, runs)) is not None:
+            found = _last_at(folder.url or str(folder.path), known) or self._of(folder)
+        if found is None and self._runs_are_default:
+            found = _only_one_called(run, known)
+        return found
+
+    def _of(self, folder: RunFolder) -> Submission:
+        """A run of which the cluster knows nothing."""
+        return Submission(folder.name, folder.url or str(folder.path), self.dashboard, None)
 
     def _send_paths(self, before: Submission, folder: RunFolder | None) -> list[str]:
         """What `--send` named when the run was submitted."""
@@ -155,13 +167,17 @@ class Submissions:
             return list(record.send)
         return [] if before.job is None else [str(path) for path in json.loads(before.job.metadata.get(_SEND, "[]"))]
 
-    def _require_here(self, before: Submission, paths: Sequence[str]) -> None:
+    def _parcel_again(self, before: Submission, folder: RunFolder, paths: Sequence[str]) -> Parcel:
+        """What a run needs from here to go on. Raises FootplateError where that, or its resources, are not there."""
+        job = read_job(folder.job).model_copy(update={"on": "ray", "address": "auto"})
+        require_resources(job, self._reached().nodes())
         for path in paths:
             if not Path(path).exists():
                 raise FootplateError(
                     f"{before.run}: was submitted with --send {path}, and there is no such file or folder here; "
                     "resume it from the directory where it was submitted"
                 )
+        return make_parcel(job, [Path(path) for path in paths])
 
     def _sent_before(self, before: Submission) -> str | None:
         """What an earlier submission of this run uploaded, if it is still there."""
@@ -260,9 +276,33 @@ class Submissions:
 
 def recorded_address(run: str, runs: str) -> str | None:
     """The cluster that a run was submitted to, as far as a run folder seen from here tells."""
-    if is_url(run) or is_url(runs):
-        folders = [folder] if (folder := find_run(run, runs)) is not None else []
-    else:
-        folders = [RunFolder(Path(runs) / run), RunFolder(Path(run))]
-    found = (read_submitted(folder) for folder in folders)
-    return next((submitted.address for submitted in found if submitted is not None), None)
+    folder = find_run(*_looked_for(run, runs))
+    submitted = None if folder is None else read_submitted(folder)
+    return None if submitted is None else submitted.address
+
+
+def _looked_for(run: str, runs: str) -> tuple[str, str]:
+    """What to look for and the folder of runs to look in: for what is given with its folder, that one alone."""
+    if "/" not in run:
+        return run, runs
+    path = run.rstrip("/") if is_url(run) else str(Path(run).absolute())
+    return path, path.rpartition("/")[0]
+
+
+def _last_at(path: str, known: Sequence[Submission]) -> Submission | None:
+    """The last submission of the run at a path or URL."""
+    place = _place(path)
+    return next((each for each in reversed(known) if _place(each.path) == place), None)
+
+
+def _place(path: str) -> str:
+    """The same for every way in which a path can be written."""
+    return path if is_url(path) else str(Path(path).resolve())
+
+
+def _only_one_called(name: str, known: Sequence[Submission]) -> Submission | None:
+    """The last submission of the one run of this name. Raises FootplateError where several runs have it."""
+    called = {each.path: each for each in known if each.run == name}
+    if len(called) > 1:
+        raise FootplateError(f"{name}: is the name of several runs; give the path of one: {', '.join(called)}")
+    return next(iter(called.values()), None)

@@ -23,11 +23,11 @@ def run_sweep(sweep: SweepFolder) -> None:
     Ctrl-C and SIGTERM let the running trials save and end. Raises FootplateError where there is no room for a trial, or
     where a machine does not see the sweep's folder.
     """
-    from footplate_cluster.capacity import nodes
-    from footplate_cluster.tuning import Tuning
-
     scratch = sweep.path / "ray"
     with RunFolder(sweep.path).lock(), stop_on_signals() as stop_requested, connected(sweep.sweep.address):
+        from footplate_cluster.capacity import nodes
+        from footplate_cluster.tuning import Tuning
+
         waiting = [standing.trial for standing in sweep.standings() if not standing.is_over]
         share, room = share_on(nodes(), sweep.sweep, sweep.job().device)
         at_a_time = min(room, sweep.sweep.concurrent or room, len(waiting))

@@ -99,7 +99,7 @@ def resume(
         )
     if (sweep := find_sweep_folder(run, runs)) is not None:
         if address is not None:
-            raise FootplateError("resume: --address is for a run; a sweep goes on where its file says")
+            raise FootplateError("resume: --address is for a run; a sweep goes on where its file says; leave it out")
         resume_sweep(sweep)
         return
     folder = open_run(run, runs)

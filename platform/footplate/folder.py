@@ -21,6 +21,8 @@ SWEEP_FILE = "sweep.yaml"
 """What makes a folder a sweep's; its run folders lie inside."""
 _LEFTOVER = re.compile(r"\.(job|status|metrics\.jsonl|data)-|\.wandb")
 """What is written beside its place and then renamed; other hidden files are the user's."""
+_PASSWORD = re.compile(r"([^:/]+)://[^/:@]*:(?!\d+/)[^@]*@")
+"""Up to a password's end. S3's own may hold slashes; what is a number up to the slash is a port."""
 ORIGIN = ".origin"
 """In the folder of a run at a URL: the URL."""
 LEASE = ".lease"
@@ -305,6 +307,19 @@ def open_run(run: str | Path, runs: str | Path) -> RunFolder:
 def is_url(place: str | Path) -> bool:
     """Whether a place is a URL, in a storage, and no path."""
     return isinstance(place, str) and "://" in place
+
+
+def refuse_password(place: str | Path) -> None:
+    """Raise FootplateError, which does not repeat it, for a password in a URL: run folders and jobs name their URL.
+
+    >>> refuse_password("abfs://container@account/runs"), refuse_password("hdfs://host:8020/runs@1")
+    (None, None)
+    """
+    if is_url(place) and (found := _PASSWORD.match(str(place))) is not None:
+        raise FootplateError(
+            f"{found[1]}://...@{str(place).rpartition('@')[2]}: holds a password, which others see; "
+            "give it to the storage by the environment, or by a file of its own"
+        )
 
 
 def relative(path: Path) -> Path:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from footplate.document import key_name
-from footplate.variants import KeyPath, Place, kinds
+from footplate.variants import KeyPath, Place, kinds, takes_values
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -163,7 +163,7 @@ def _hint(expected: str, value: Any, place: Place) -> str:
 
 def _unknown_kind(problem: str, place: Place) -> str:
     names = list(kinds(place.annotation))
-    choose = f"choose one of {', '.join(names)}"
+    choose = f"choose one of {', '.join(names)}{', or write a list of values' * takes_values(place.annotation)}"
     kind = place.value.get("kind") if isinstance(place.value, dict) else None
     if problem == "union_tag_not_found" and kind is None:
         return f"missing; {choose}"

@@ -15,6 +15,7 @@ from uuid import uuid4
 import fsspec
 
 from footplate.errors import FootplateError
+from footplate.folder import refuse_password
 
 SECONDS_TO_ANSWER = 20.0
 """How long a command waits for the first answer of a storage."""
@@ -33,10 +34,12 @@ class Storage:
     """The objects below a URL, by their relative names (`checkpoints/000400/manifest.json`).
 
     Every method raises StorageError, in one line, where the storage fails; what it has answered before is never
-    cached. Making one opens no connection, and raises StorageError where the protocol has no package.
+    cached. Making one opens no connection, and raises StorageError where the protocol has no package,
+    FootplateError for a password in the URL.
     """
 
     def __init__(self, url: str) -> None:
+        refuse_password(url)
         protocol, _, place = url.partition("://")
         if not place.strip("/"):
             raise StorageError(f"{url}: names no place; give one behind the slashes, such as s3://BUCKET/FOLDER")

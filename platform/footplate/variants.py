@@ -62,6 +62,17 @@ def kinds(annotation: Any) -> dict[str, type[Section]]:
     return {kind: section for section in found if "kind" in section.model_fields for kind in own_kinds(section)}
 
 
+def takes_values(annotation: Any) -> bool:
+    """Whether a list of plain values may stand where a section may.
+
+    >>> from footplate.section import Every
+    >>> takes_values(Every | tuple[int, ...]), takes_values(Every | tuple[Every, ...])
+    (True, False)
+    """
+    is_list = get_origin(annotation) in (tuple, list) and not sections(entry_type(annotation, 0))
+    return is_list or any(takes_values(member) for member in _members(annotation))
+
+
 def own_kinds(section: type[Section]) -> tuple[str, ...]:
     """The values of `kind` that this section goes by."""
     return get_args(section.model_fields["kind"].annotation)

@@ -53,6 +53,14 @@ def test_a_token_file_that_others_may_read_is_closed(home: Path) -> None:
     assert mode(path) == 0o600
 
 
+def test_a_token_file_that_the_user_names_is_left_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "token").write_text("secret")
+    (home / "token").chmod(0o640)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "token"))
+    find_token()
+    assert mode(home / "token") == 0o640
+
+
 def test_a_token_path_that_names_no_file_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "nothing"))
     with pytest.raises(FootplateError) as raised:

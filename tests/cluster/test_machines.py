@@ -34,7 +34,8 @@ MEMORY = 80_000_000
 @pytest.fixture(scope="module")
 def cluster() -> "Iterator[Cluster]":
     """A head that holds no worker, and two machines with room for one each."""
-    from footplate_cluster.connection import ray  # it sets what Ray reads when it is imported  # isort: skip
+    import footplate_cluster.connection  # noqa: F401 - what Ray reads when it is imported  # isort: skip
+    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(

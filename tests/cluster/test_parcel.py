@@ -22,6 +22,9 @@ MAZE = "import gymnasium\nclass Maze(gymnasium.Env):\n    pass\n"
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     before = set(sys.modules)
     yield tmp_path
@@ -118,7 +121,9 @@ def test_what_is_needed_and_ignored_is_told(here: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [".env", "deep/.env.local", "id_ed25519", "server.pem", ".aws/config", "auth_token"])
+@pytest.mark.parametrize(
+    "name", [".env", "deep/.env.local", "id_ed25519", "server.pem", ".aws/config", "auth_token", ".ray-token-17"]
+)
 def test_a_file_that_looks_like_a_secret_is_refused(here: Path, name: str) -> None:
     assert refusal({f"data/{name}": "x"}, ["data"]) == (
         f"{here}/data/{name}: looks like a secret, which whoever reaches the cluster could read; "
@@ -146,14 +151,23 @@ def test_a_key_inside_a_file_is_refused(here: Path, text: str) -> None:
     )
 
 
+def test_a_file_that_holds_the_cluster_s_token_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "dev")
+    assert "data/notes.txt" in parcel_of_a_task({"data/notes.txt": "device, dev-0\n"}, ["data"]).files
+    assert refusal({"data/start.sh": "export RAY_AUTH_TOKEN=dev\n"}, ["data"]) == (
+        f"{here}/data/start.sh: holds a key, which whoever reaches the cluster could read; "
+        "give it to the cluster by a file or its own environment"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "whose"),
     [
         ("platform/__init__.py", "the standard library's module 'platform'"),
         ("random.py", "the standard library's module 'random'"),
-        ("torch/__init__.py", "the installed one module 'torch'"),
-        ("yaml.py", "the installed one module 'yaml'"),
-        ("footplate/__init__.py", "the installed one module 'footplate'"),
+        ("torch/__init__.py", "the installed module 'torch'"),
+        ("yaml.py", "the installed module 'yaml'"),
+        ("footplate/__init__.py", "the installed module 'footplate'"),
     ],
 )
 def test_a_name_that_hides_another_module_is_refused(here: Path, name: str, whose: str) -> None:

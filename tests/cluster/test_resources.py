@@ -31,3 +31,13 @@ def test_a_device_on_which_workers_would_not_compute_is_refused(overrides: list[
     with pytest.raises(FootplateError) as raised:
         share_of_a_worker(load_job("copy-transformer", ["on=ray", *overrides]), NODES)
     assert str(raised.value) == message
+
+
+def test_workers_of_which_none_fits_on_a_node_are_refused() -> None:
+    job = load_job("copy-transformer", ["on=ray", "device=cpu", "resources={workers: 2, cpus_per_worker: 3}"])
+    with pytest.raises(FootplateError) as raised:
+        share_of_a_worker(job, [{"CPU": 5.0}, {"CPU": 2.0}])
+    assert str(raised.value) == (
+        "resources: the cluster's nodes have room for 1 worker of 3 CPU each, and 2 are needed; "
+        "a worker lies on one node: ask for less with resources.cpus_per_worker or --workers"
+    )

@@ -3,7 +3,9 @@
 The head asks for a token, and has ports and a folder of its own (benchmarks/ray_head.py).
 """
 
+import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from kills import check_equal
-from ray_head import ray_head
+from ray_head import RayHead, ray_head
 
 from footplate.cli import main
 from footplate.folder import RunFolder
@@ -24,9 +26,14 @@ LIFE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def head() -> Iterator[RayHead]:
     with ray_head() as head:
-        yield head.address
+        yield head
+
+
+@pytest.fixture
+def address(head: RayHead) -> str:
+    return head.address
 
 
 @pytest.fixture
@@ -89,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_wrong_token_is_a_line(address: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_token_is_a_line(head: RayHead, address: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
         assert footplate("jobs", "--address", address) == 2
@@ -97,10 +104,28 @@ def test_a_wrong_token_is_a_line(address: str, here: Path, capsys: pytest.Captur
         f"error: --address {address}: the cluster refuses the token in RAY_AUTH_TOKEN; "
         "get the one that it was started with\n"
     )
+    train = [sys.executable, "-m", "footplate", "train", "copy-transformer", "--on", "ray"]
+    done = subprocess.run(
+        [*train, "--address", head.gcs_address],
+        env=os.environ | {"RAY_AUTH_TOKEN": "wrong"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    *_, said = done.stderr.splitlines()  # before it there are lines that Ray writes itself
+    refused = "no Ray cluster answers there, or it refuses the token in RAY_AUTH_TOKEN (Failed to connect to"
+    assert said.startswith(f"error: --address {head.gcs_address}: {refused}")
+    assert "wrong" not in done.stderr
 
 
 def test_a_run_can_be_stopped_before_it_begins(address: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert footplate("submit", "copy-transformer", *LONG, "--name", "early", "--address", address) == 0
     capsys.readouterr()
     assert footplate("stop", "early", "--address", address) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("early: stopped")
+    anew = f"footplate submit RECIPE --name early --runs {here}/runs --address {address}"
+    assert capsys.readouterr().out.splitlines()[1:] == ["early: stopped before it began", f"  start anew  {anew}"]
+    assert footplate("resume", "early", "--address", address) == 2
+    assert f"start it anew with `{anew}`" in capsys.readouterr().err
+    assert footplate("submit", "copy-transformer", *LONG, "--name", "early", "--address", address) == 0
+    assert footplate("stop", "early", "--address", address) == 0

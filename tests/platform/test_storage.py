@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from footplate import storage as storages
+from footplate.errors import FootplateError
 from footplate.storage import Storage, StorageError, explained
 
 sys.path.append(str(Path(__file__).parent))
@@ -75,6 +76,16 @@ def test_a_url_that_leads_nowhere_is_refused(url: str, problem: str) -> None:
     with pytest.raises(StorageError) as raised:
         Storage(url)
     assert str(raised.value) == f"{url}: {problem}"
+
+
+@pytest.mark.parametrize("secret", ["geheim", "ge/heim", "ge@heim"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(FootplateError) as raised:
+        Storage(f"s3://me:{secret}@bucket/runs")
+    assert str(raised.value) == (
+        "s3://...@bucket/runs: holds a password, which others see; "
+        "give it to the storage by the environment, or by a file of its own"
+    )
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

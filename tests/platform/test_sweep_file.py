@@ -111,6 +111,7 @@ spce: {}
 space:
   seed: {kind: uniform, low: 1}
   updates: {kind: integer_uniform, low: 9, high: 3}
+  track.every_updates: {kind: choice, values: [1, 2]}
 search: {kind: random, trials: 0}
 scheduler: {kind: asha, grace: 3}
 """
@@ -118,9 +119,11 @@ scheduler: {kind: asha, grace: 3}
         "rates.yaml:2: spce: unknown key; did you mean space?",
         "rates.yaml:4: space.seed.high: missing; add it",
         "rates.yaml:5: space.updates: low: 9 is not below high: 3; swap them, or set the key in overrides",
-        "rates.yaml:6: search.trials: must be at least 1, got 0",
-        "rates.yaml:7: scheduler.grace_updates: missing; add it",
-        "rates.yaml:7: scheduler.grace: unknown key; known here: kind, grace_updates, reduction_factor",
+        "rates.yaml:6: space.track.every_updates.kind: unknown kind 'choice'; choose one of uniform, log_uniform, "
+        "integer_uniform, integer_log_uniform, or write a list of values",
+        "rates.yaml:7: search.trials: must be at least 1, got 0",
+        "rates.yaml:8: scheduler.grace_updates: missing; add it",
+        "rates.yaml:8: scheduler.grace: unknown key; known here: kind, grace_updates, reduction_factor",
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from footplate.commands import resume
 from footplate.errors import FootplateError, TrainingError
 from footplate.folder import open_run
 from footplate.job import read_job
@@ -65,6 +66,12 @@ def sweep(tmp_path: Path) -> SweepFolder:
         if state != "waiting":
             sweep.folder(trial).write_status(status)
     return sweep
+
+
+def test_a_sweep_is_resumed_where_its_file_says_and_nowhere_else(sweep: SweepFolder) -> None:
+    with pytest.raises(FootplateError) as raised:
+        resume(sweep.name, str(sweep.path.parent), address="auto")
+    assert str(raised.value) == ("resume: --address is for a run; a sweep goes on where its file says; leave it out")
 
 
 def test_states_and_scores_are_those_of_the_run_folders(sweep: SweepFolder) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from footplate.errors import FootplateError, TrainingError
-from footplate.folder import RunFolder, create_run, is_url
+from footplate.folder import RunFolder, create_run, is_url, refuse_password
 from footplate.sweeps.folder import SweepFolder, write_sweep
 from footplate.sweeps.plan import Plan
 from footplate.sweeps.results import require_success, show_sweep, summary
@@ -22,6 +22,7 @@ class Sweeper(Protocol):
 
 def start_sweep(plan: Plan, name: str | None, runs: str | Path) -> None:
     """Make the sweep's folder and run it. Raises FootplateError; where no trial has started by then, nothing stays."""
+    refuse_password(runs)
     if is_url(runs):
         raise FootplateError(
             f"--runs {runs}: a sweep is kept in a folder on a disk that every node sees, not at a URL; use a path"
