@@ -1,4 +1,4 @@
-"""`make demo`, shortened: it shows what it promises, and ends where a command of it fails."""
+"""`make demo`: it says which Python it needs, shows what it promises, and ends where a command of it fails."""
 
 import subprocess
 import sys
@@ -33,6 +33,16 @@ def test_the_demo_shows_each_sentence_above_its_translation_and_keeps_what_an_ea
     assert "  footplate show translator --runs runs/demo-2        the curves, as a picture" in lines
     assert list(earlier.iterdir()) == []
     assert {path.name for path in (tmp_path / "runs" / "demo-2").iterdir()} >= {"translator", "agent"}
+
+
+def test_a_python_that_is_too_old_or_broken_is_told_in_a_line(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    make = ["make", "-f", str(DEMO.parents[1] / "Makefile"), "demo", "PYTHON=false"]
+    ended = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines()[0] == "Python 3.11 or newer is needed; make demo PYTHON=python3.12"
 
 
 @pytest.mark.slow
