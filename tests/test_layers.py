@@ -1,5 +1,6 @@
 """The house rules that a tool can hold: import direction, what a run must not import, names and sizes."""
 
+import ast
 import platform
 import subprocess
 import sys
@@ -14,6 +15,7 @@ SOURCES = [
     for path in (ROOT / shelf).rglob("*.py")
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
+PACKAGES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in {"platform", "nlp", "rl", "cluster"}]
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
 
 
@@ -77,6 +79,22 @@ print(sorted(name for name in sys.modules if name in ("torch", "numpy", "pydanti
 def test_files_are_short_enough_to_be_read() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in SOURCES}
     assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
+def test_functions_are_short_enough_to_be_read() -> None:
+    too_long, too_many = [], []
+    for path in PACKAGES:
+        is_command = path.stem.endswith(("command", "commands"))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[0].lineno if is_command else node.lineno
+            if (node.end_lineno or 0) - first + 1 > (100 if node.name == "train" else 60):
+                too_long.append((path.name, node.name))
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if len([name for name in names if name not in ("self", "cls")]) > 8 and not is_command:
+                too_many.append((path.name, node.name))
+    assert (too_long, too_many) == ([], [])
 
 
 def test_files_are_named_after_what_they_hold() -> None:
