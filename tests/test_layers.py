@@ -2,8 +2,11 @@
 
 import ast
 import platform
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,28 @@ def test_functions_are_short_enough_to_be_read() -> None:
             if len([name for name in names if name not in ("self", "cls")]) > 8 and not is_command:
                 too_many.append((path.name, node.name))
     assert (too_long, too_many) == ([], [])
+
+
+def test_every_package_that_is_imported_is_one_that_is_asked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    asked = {normal(re.split(r"[^\w.-]", line)[0]) for line in project["dependencies"] + extras}
+    imported = set()
+    for path in PACKAGES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    own = {path.relative_to(ROOT).parts[1] for path in PACKAGES}
+    owners = packages_distributions()
+    others = imported - own - set(sys.stdlib_module_names)
+    assert len(others) > 15
+    assert {name for name in others if not asked & {normal(owner) for owner in owners.get(name, [name])}} == set()
+
+
+def normal(distribution: str) -> str:
+    return re.sub("[-_.]+", "-", distribution).lower()
 
 
 def test_files_are_named_after_what_they_hold() -> None:
