@@ -26,6 +26,7 @@ from footplate.variants import Fields, KeyPath, Place, entry_type, kinds, sectio
 
 COMMAND_LINE = "command line"
 DEBUG = "DEBUG_OVERRIDES of the task"
+_KEYS_IN_A_TEXT = re.compile(r"\b\w+(?:\.\w+)+|\b\w+(?=: )")
 SectionType = TypeVar("SectionType", bound=Section)
 JOB_FIELDS: Fields = {name: field for name, field in Job.model_fields.items() if name != "config"}
 
@@ -128,9 +129,16 @@ def _lines(document: Document, problems: list[Problem]) -> list[str]:
 
 
 def _blamed(document: Document, problem: Problem) -> Origin:
-    """Where the value was written; what doesn't fit together as a whole, where the first key that the text names was."""
+    """Where the value was written; what doesn't fit together as a whole, where the first key that the text names was.
+
+    Of the keys that it names, one that was given on the command line is the likelier mistake.
+    """
     path = problem.path or tuple(problem.text.partition(":")[0].split("."))
-    return Origin(COMMAND_LINE) if _is_due_to_an_override(document, path) else document.where(path)
+    overridden = Origin(COMMAND_LINE)
+    named = [] if problem.path else _KEYS_IN_A_TEXT.findall(problem.text)
+    if any(document.where(tuple(name.split("."))) == overridden for name in named):
+        return overridden
+    return overridden if _is_due_to_an_override(document, path) else document.where(path)
 
 
 def _is_due_to_an_override(document: Document, path: KeyPath) -> bool:

@@ -362,6 +362,17 @@ def test_what_is_wrong_with_the_text_does_not_hide_what_is_wrong_with_the_values
     ]
 
 
+def test_keys_that_do_not_fit_together_are_blamed_on_the_one_that_was_given_on_the_command_line() -> None:
+    check = "def check(job):\n    raise ValueError('model.width: is odd, but stages.0.kind is even; change one')\n"
+    Path("fussy.py").write_text(TOY + check)
+    recipe = "task: fussy.py\nupdates: 7\nmodel: {width: 3}\nstages: [{kind: constant}]\n"
+    problem = "model.width: is odd, but stages.0.kind is even; change one"
+    assert problems(recipe) == [f"r.yaml:3: {problem}"]
+    assert problems(recipe, "model.width=5") == [f"command line: {problem}"]
+    assert problems(recipe, "model={width: 5}") == [f"command line: {problem}"]
+    assert problems(recipe, "model.norm=post", "updates=8") == [f"r.yaml:3: {problem}"]
+
+
 def test_other_mistakes_do_not_hide_what_the_task_has_against_the_job() -> None:
     Path("wary.py").write_text(
         TOY + "def check(job):\n    if job.save.keep_last < 2:\n        raise ValueError('save.keep_last: keep two')\n"
