@@ -1,4 +1,5 @@
 # Each target sets up .venv when it is missing or older than what it is made from.
+#   make demo PYTHON=python3.12          is made with another Python
 #   make demo TORCH_INDEX=https://...    takes torch from another index, such as one with CPU or CUDA builds
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -7,12 +8,17 @@ MINUTES ?= 5
 BIN := .venv/bin
 READY := .venv/ready
 export RAY_USAGE_STATS_ENABLED := 0
+# Hundreds of processes of the tests import the same modules: their bytecode is kept, also where the environment says not to.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-machines check learn chaos ray-chaos benchmark clean
 
+# What a set-up that broke off has left is cleared.
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed; make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
 	@echo "setting up .venv: torch, then the rest; some minutes the first time"
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(wildcard $(READY)),,--clear) .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

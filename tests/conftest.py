@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from xdist.scheduler import LoadScopeScheduling
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,16 +16,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class RayInOneProcess(LoadScopeScheduling):
-    """Where tests run beside each other, those of the cluster follow one another: each of its clusters is for itself.
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What hands tests to the processes of `pytest -n`: those of the cluster follow one another, each for itself.
 
     Groups of tests would say so in fewer words, but pytest 9.2 no longer lets pytest-xdist 3.8 name them.
     """
+    from xdist.scheduler import LoadScopeScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
+    class RayInOneProcess(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """What hands tests to the processes of `pytest -n`."""
     return RayInOneProcess(config, log)

@@ -1,8 +1,12 @@
 """The house rules that a tool can hold: import direction, what a run must not import, names and sizes."""
 
+import ast
 import platform
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ SOURCES = [
     for path in (ROOT / shelf).rglob("*.py")
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
+PACKAGES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in {"platform", "nlp", "rl", "cluster"}]
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
 
 
@@ -77,6 +82,44 @@ print(sorted(name for name in sys.modules if name in ("torch", "numpy", "pydanti
 def test_files_are_short_enough_to_be_read() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in SOURCES}
     assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
+def test_functions_are_short_enough_to_be_read() -> None:
+    too_long, too_many = [], []
+    for path in PACKAGES:
+        is_command = path.stem.endswith(("command", "commands"))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[0].lineno if is_command else node.lineno
+            if (node.end_lineno or 0) - first + 1 > (100 if node.name == "train" else 60):
+                too_long.append((path.name, node.name))
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if len([name for name in names if name not in ("self", "cls")]) > 8 and not is_command:
+                too_many.append((path.name, node.name))
+    assert (too_long, too_many) == ([], [])
+
+
+def test_every_package_that_is_imported_is_one_that_is_asked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    asked = {normal(re.split(r"[^\w.-]", line)[0]) for line in project["dependencies"] + extras}
+    imported = set()
+    for path in PACKAGES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    own = {path.relative_to(ROOT).parts[1] for path in PACKAGES}
+    owners = packages_distributions()
+    others = imported - own - set(sys.stdlib_module_names)
+    assert len(others) > 15
+    assert {name for name in others if not asked & {normal(owner) for owner in owners.get(name, [name])}} == set()
+
+
+def normal(distribution: str) -> str:
+    return re.sub("[-_.]+", "-", distribution).lower()
 
 
 def test_files_are_named_after_what_they_hold() -> None:

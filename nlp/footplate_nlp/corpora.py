@@ -277,9 +277,12 @@ def _opened(path: Path, folder_key: str) -> IO[bytes]:
     try:
         return path.open("rb")
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        from footplate_nlp.downloads import CORPORA
+
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        fetching = f", or fetch it: footplate data download {path.parent.name}" if path.parent.name in CORPORA else ""
         raise FootplateError(
-            f"{path}: cannot be opened ({reason}); set {folder_key}, relative to where the command runs"
+            f"{path}: cannot be opened ({reason}); set {folder_key}, relative to where the command runs{fetching}"
         ) from error
 
 

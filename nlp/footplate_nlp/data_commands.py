@@ -74,7 +74,7 @@ def prepare(
 
 
 def download(
-    corpus: Annotated[str, typer.Argument(help="multi30k")],
+    corpus: Annotated[str, typer.Argument(help="multi30k or scan")],
     to: Annotated[Path | None, typer.Option("--to", help="the folder; data/CORPUS if none is given")] = None,
     address: Annotated[str | None, typer.Option("--from", help="the http address of a copy")] = None,
 ) -> None:
@@ -85,9 +85,9 @@ def download(
 
     if corpus not in CORPORA:
         raise FootplateError(f"data download: there is no {corpus!r}; choose one of {', '.join(CORPORA)}")
-    if address is not None and not address.startswith(("http://", "https://")):
-        raise FootplateError(f"--from: {address!r} is no http:// or https:// address; give one that ends in .../task1")
     files = CORPORA[corpus]
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise FootplateError(f"--from: {address!r} is no http:// or https:// address; give one such as {files.url}")
     download_files(files, address or files.url, to if to is not None else Path("data", corpus), print)
 
 

@@ -66,7 +66,42 @@ _MULTI30K = (
     ("c6a33d39d48f9f510de147651316cd9d918e09ad0219df734a2f16b6baccacc4", 71917, "tok/test_2016_flickr.lc.norm.tok.de"),
 )
 
-CORPORA: Mapping[str, Downloadable] = {"multi30k": _multi30k()}
+
+def _scan() -> Downloadable:
+    """SCAN (Lake & Baroni 2018): the published files of the three splits that the corpus `scan` knows."""
+    commit = "c4b756cbc010d75c912f16c42c8f15dc6b7e6c8f"
+    return Downloadable(
+        f"https://raw.githubusercontent.com/brendenlake/SCAN/{commit}",
+        tuple(Published(path, size, digest) for digest, size, path in _SCAN),
+    )
+
+
+_SCAN = (
+    (
+        "941bb8a088c5f53ceff12fde902dc008933cf0c4203cc672c47b5f79d73262dd",
+        3267938,
+        "simple_split/tasks_train_simple.txt",
+    ),
+    ("1fe1c8f5a19d0dc40e41bab94278f45f66f3dc415a978bd29855a23440610fc6", 812450, "simple_split/tasks_test_simple.txt"),
+    (
+        "b034212dc7cf87ce62f3a067dd6ad49c4d5cd18d51d615d13825516bcb1ebbc2",
+        2723418,
+        "length_split/tasks_train_length.txt",
+    ),
+    ("0760752ed34a75116ae11dcc1ee17526b7500060da1366540730fa24894d7db3", 1356970, "length_split/tasks_test_length.txt"),
+    (
+        "e3c78485692e028eed4205e1b8b3fd0e785ef2c12d45b5b89204dadf5b239e23",
+        2579619,
+        "add_prim_split/tasks_train_addprim_jump.txt",
+    ),
+    (
+        "8147ae2651422c701162e174d9d66158daa57858a26b30317ac61797118ac7a5",
+        1531555,
+        "add_prim_split/tasks_test_addprim_jump.txt",
+    ),
+)
+
+CORPORA: Mapping[str, Downloadable] = {"multi30k": _multi30k(), "scan": _scan()}
 
 
 def download(corpus: Downloadable, url: str, folder: Path, say: Callable[[str], None]) -> None:

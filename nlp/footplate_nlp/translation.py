@@ -38,7 +38,12 @@ from footplate_nlp.training_pairs import open_corpus
 from footplate_nlp.transformer import TransformerConfig
 from footplate_nlp.vocabulary import Bpe, Vocabulary, VocabularyConfig
 
-DEBUG_OVERRIDES: Mapping[str, object] = {"updates": 5, "evaluate.every_updates": 5, "evaluate.sentences": 8}
+DEBUG_OVERRIDES: Mapping[str, object] = {
+    "updates": 5,
+    "batch_tokens": 256,
+    "evaluate.every_updates": 5,
+    "evaluate.sentences": 8,
+}
 
 EVALUATION_KEYS = ("evaluate", "corpus", "average", "ema_decay", "ensemble", "report")
 

@@ -16,16 +16,17 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from footplate.document import Document, Origin, key_name, parse_value
+from footplate.document import Document, Origin, Problem, key_name, parse_value
 from footplate.errors import ConfigError
 from footplate.job import Job
-from footplate.problems import Problem, explain, shown, unknown_key
+from footplate.problems import explain, shown, unknown_key
 from footplate.section import Section
 from footplate.tasks import Task, TaskError, check_job, debug_overrides, load_task, task_name, task_names
 from footplate.variants import Fields, KeyPath, Place, entry_type, kinds, section_for
 
 COMMAND_LINE = "command line"
 DEBUG = "DEBUG_OVERRIDES of the task"
+_KEYS_IN_A_TEXT = re.compile(r"\b\w+(?:\.\w+)+|\b\w+(?=: )")
 SectionType = TypeVar("SectionType", bound=Section)
 JOB_FIELDS: Fields = {name: field for name, field in Job.model_fields.items() if name != "config"}
 
@@ -53,14 +54,12 @@ def resolve(document: Document, overrides: Sequence[str], *, debug: bool = False
     unknown = [Problem((key,), unknown_key(key, root, root)) for key in document.data if key not in fields]
     job, job_problems = _validate_job(document)
     config, config_problems = _validate(task.Config, document.data, task.Config.model_fields)
-    problems = [*unknown, *job_problems, *config_problems]
-    if job is None or config is None or problems or unreadable:
-        raise ConfigError(_lines(document, problems) + unreadable)
-    job = job.model_copy(update={"config": config})
-    try:
-        check_job(task, job)
-    except ValueError as error:
-        raise ConfigError(_lines(document, [Problem((), str(error))])) from error
+    if job is not None and config is not None:
+        job = job.model_copy(update={"config": config})
+        job_problems = _objections(task, job)
+    found = _lines(document, [*unknown, *job_problems, *config_problems]) + unreadable
+    if job is None or found:
+        raise ConfigError(found)
     return job
 
 
@@ -73,8 +72,9 @@ def resolve_section(section: type[SectionType], document: Document, overrides: S
     root = Place(document.data, fields=fields)
     unknown = [Problem((key,), unknown_key(key, root, root)) for key in document.data if key not in fields]
     found, problems = _validate(section, document.data, fields)
-    if found is None or unknown or unreadable:
-        raise ConfigError(_lines(document, [*unknown, *problems]) + unreadable)
+    lines = _lines(document, [*unknown, *problems]) + unreadable
+    if found is None or lines:
+        raise ConfigError(lines)
     return found
 
 
@@ -106,19 +106,39 @@ def _validate(
         return None, explain(error, Place(dict(data), fields=fields))
 
 
+def _objections(task: Task, job: Job) -> list[Problem]:
+    """What the task itself has against the job."""
+    try:
+        check_job(task, job)
+    except ValueError as error:
+        return [Problem((), str(error))]
+    return []
+
+
 def _lines(document: Document, problems: list[Problem]) -> list[str]:
-    """The problems as lines, in the order of the file, then those of the command line."""
+    """The document's own problems and these as lines, in the order of the file, then those of the command line.
+
+    Nothing is said about values that could not be read but that.
+    """
     placed = []
-    for problem in problems:
-        # What doesn't fit together as a whole is placed where the first key that the text names was written.
-        path = problem.path or tuple(problem.text.partition(":")[0].split("."))
-        origin = document.where(path)
-        if _is_due_to_an_override(document, path):
-            origin = Origin(COMMAND_LINE)
-        key = [key_name(problem.path)] if problem.path else []
+    for problem in [*document.problems, *(each for each in problems if not document.is_unread(each.path))]:
+        origin = problem.origin or _blamed(document, problem)
         order = (origin.source != document.source, origin.line or 0)
-        placed.append((order, ": ".join([str(origin), *key, problem.text])))
+        placed.append((order, problem.line(origin)))
     return [line for _, line in sorted(placed, key=lambda entry: entry[0])]
+
+
+def _blamed(document: Document, problem: Problem) -> Origin:
+    """Where the value was written; what doesn't fit together as a whole, where the first key that the text names was.
+
+    Of the keys that it names, one that was given on the command line is the likelier mistake.
+    """
+    path = problem.path or tuple(problem.text.partition(":")[0].split("."))
+    overridden = Origin(COMMAND_LINE)
+    named = [] if problem.path else _KEYS_IN_A_TEXT.findall(problem.text)
+    if any(document.where(tuple(name.split("."))) == overridden for name in named):
+        return overridden
+    return overridden if _is_due_to_an_override(document, path) else document.where(path)
 
 
 def _is_due_to_an_override(document: Document, path: KeyPath) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter
 
 from footplate.tracking.progress import number
@@ -19,6 +20,9 @@ COLUMNS = 3
 PANEL_INCHES = (4.8, 3.0)
 DOTS_PER_INCH = 110
 COLOURS = {"train": "#1f77b4", "eval": "#d95f02", "rollout": "#1b9e77", "speed": "#7570b3"}
+LABEL_POINTS = 9
+"""What a line of the labels at the ends of curves takes."""
+LABEL_OFFSET_POINTS = 4
 SMOOTHED_FROM_ROWS = 60
 SMOOTHED_PARTS = 50
 """A moving average spans this part of the curve."""
@@ -29,7 +33,12 @@ LOGARITHMIC_FROM = 50
 
 
 def draw_curves(rows: Rows, output: Path, *, title: str, total_updates: int | None) -> None:
-    """Write the PNG: a panel for each last part of a metric's name, so that train/loss and eval/loss share one.
+    """Write the PNG of `curves_figure`."""
+    curves_figure(rows, title=title, total_updates=total_updates).savefig(output, dpi=DOTS_PER_INCH)
+
+
+def curves_figure(rows: Rows, *, title: str, total_updates: int | None) -> Figure:
+    """A panel for each last part of a metric's name, so that train/loss and eval/loss share one.
 
     Noisy curves are drawn pale behind their moving average. Peaks that would flatten everything else are cut off, which
     the panel says; values that are not finite are gaps.
@@ -41,15 +50,19 @@ def draw_curves(rows: Rows, output: Path, *, title: str, total_updates: int | No
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12)
     last_update = rows[-1]["update"]
+    labels = []
     for position, (quantity, names) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, position + 1)
-        _draw_panel(axes, quantity, names, rows)
+        labels.append(_draw_panel(axes, quantity, names, rows))
         axes.set_xlabel("update" if total_updates is None else f"update (of {total_updates:,})")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         # The whole way where a good part of it is done, else what there is.
         if total_updates is not None and last_update >= total_updates / 4:
             axes.set_xlim(0, max(total_updates, last_update) * 1.02)
-    figure.savefig(output, dpi=DOTS_PER_INCH)
+    figure.draw_without_rendering()  # only now is it known where on the page a value lies
+    for in_panel in labels:
+        _keep_apart(in_panel)
+    return figure
 
 
 def _panels(rows: Rows) -> dict[str, list[str]]:
@@ -72,14 +85,19 @@ def _panels(rows: Rows) -> dict[str, list[str]]:
     return {quantity: panels[quantity] for quantity in sorted(panels, key=importance)}
 
 
-def _draw_panel(axes: Axes, quantity: str, names: Sequence[str], rows: Rows) -> None:
+def _draw_panel(axes: Axes, quantity: str, names: Sequence[str], rows: Rows) -> list[Annotation]:
+    """Draw the metrics of a quantity; returns the labels at the ends of their curves."""
     everything: list[Series] = []
     lines: list[Series] = []
+    labels = []
     for name in sorted(names, key=lambda name: name.startswith("eval/")):
         updates, values = np.array([(row["update"], row[name]) for row in rows if name in row], dtype=np.float64).T
         values = np.where(np.isfinite(values), values, np.nan)
         everything.append(values[np.isfinite(values)])
-        lines.append(_draw_curve(axes, updates, values, name))
+        line = _draw_curve(axes, updates, values, name)
+        if len(finite := np.flatnonzero(np.isfinite(line))):
+            labels.append(_label(axes, float(updates[finite[-1]]), float(line[finite[-1]])))
+        lines.append(line)
     axes.set_title(quantity.replace("_", " "), fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -92,6 +110,31 @@ def _draw_panel(axes: Axes, quantity: str, names: Sequence[str], rows: Rows) -> 
         axes.set_yscale("log")
     else:
         _scale(axes, values)
+    return labels
+
+
+def _label(axes: Axes, update: float, value: float) -> Annotation:
+    """The value written behind the end of its curve."""
+    offset = (LABEL_OFFSET_POINTS, 0)
+    style: dict[str, Any] = {"fontsize": 8, "va": "center", "annotation_clip": False}
+    return axes.annotate(number(value), (update, value), xytext=offset, textcoords="offset points", **style)
+
+
+def _keep_apart(labels: Sequence[Annotation]) -> None:
+    """Move up those labels that would be written over the one below."""
+    free = -np.inf
+    points = {label: _height_in_points(label) for label in labels}
+    for label in sorted(labels, key=points.__getitem__):
+        height = max(points[label], free)
+        label.set_position((LABEL_OFFSET_POINTS, height - points[label]))
+        free = height + LABEL_POINTS
+
+
+def _height_in_points(label: Annotation) -> float:
+    axes = label.axes
+    assert axes is not None
+    assert axes.figure is not None
+    return float(axes.transData.transform(label.xy)[1]) * 72 / axes.figure.dpi
 
 
 def _draw_curve(axes: Axes, updates: Series, values: Series, name: str) -> Series:
@@ -106,17 +149,6 @@ def _draw_curve(axes: Axes, updates: Series, values: Series, name: str) -> Serie
             axes.plot(updates, values, color=colour, alpha=0.25, linewidth=0.8)
             line = moving_average(values, len(values) // SMOOTHED_PARTS)
         axes.plot(updates, line, color=colour, label=name)
-    finite = np.flatnonzero(np.isfinite(line))
-    if len(finite):
-        end = (updates[finite[-1]], line[finite[-1]])
-        axes.annotate(
-            number(float(end[1])),
-            end,
-            xytext=(4, 4 if group == "eval" else -6),
-            textcoords="offset points",
-            fontsize=8,
-            annotation_clip=False,
-        )
     return line
 
 

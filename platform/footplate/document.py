@@ -45,6 +45,20 @@ class Origin:
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with the value at a path, and what to do about it."""
+
+    path: KeyPath
+    text: str
+    origin: Origin | None = None
+    """Where to look; None where the value itself stands."""
+
+    def line(self, origin: Origin) -> str:
+        """The problem as the user reads it."""
+        return ": ".join([str(origin), *([key_name(self.path)] if self.path else []), self.text])
+
+
 @dataclass
 class Document:
     """A mapping as it was read, with the origin of each key and each entry of a list."""
@@ -54,6 +68,14 @@ class Document:
     """Where paths that the document names are looked for, besides the working directory."""
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong with the text, each with its origin; the rest was read all the same."""
+    unread: set[KeyPath] = field(default_factory=set)
+    """The values that null stands for, as they could not be read; the path () where the whole is not worth judging."""
+
+    def is_unread(self, path: KeyPath) -> bool:
+        """Whether the value, or one around it, could not be read."""
+        return any(path[:length] in self.unread for length in range(len(path) + 1))
 
     def where(self, path: KeyPath) -> Origin:
         """The origin of the value, or of the innermost thing around it that was written somewhere."""
@@ -67,8 +89,9 @@ class Document:
         return {origin.source for key, origin in self.origins.items() if key[: len(path)] == path}
 
     def forget(self, path: KeyPath) -> None:
-        """Drop the origins of the value and of everything inside it."""
+        """Drop the origins of the value and of everything inside it, and what could not be read there."""
         self.origins = {key: origin for key, origin in self.origins.items() if key[: len(path)] != path}
+        self.unread = {key for key in self.unread if key[: len(path)] != path}
 
 
 def key_name(path: KeyPath) -> str:
@@ -82,7 +105,7 @@ def key_name(path: KeyPath) -> str:
 
 
 def read_document(path: Path) -> Document:
-    """The document in a UTF-8 file. Raises ConfigError."""
+    """The document in a UTF-8 file. Raises ConfigError as `parse_document` does."""
     source = key_name((str(path),)) if not str(path).isprintable() else str(path)
     try:
         content = path.read_bytes()
@@ -104,20 +127,23 @@ def read_document(path: Path) -> Document:
 
 
 def parse_document(text: str, source: str) -> Document:
-    """The document in a text; `source` is what messages call it. Raises ConfigError with all that is wrong."""
+    """The document in a text; `source` is what messages call it. Raises ConfigError where the text is no mapping.
+
+    Keys given twice and whatever else is not plain data are left to the document's `problems`.
+    """
     node = _compose(text, source)
     if node is None:
         raise ConfigError([f"{source}: is empty; a recipe names at least its task, such as task: translation"])
     reading = _Reading(source)
     data = reading.value(node, ())
-    if reading.problems:
-        raise ConfigError(reading.problems)
     if not isinstance(data, dict):
+        if reading.problems:
+            raise ConfigError(reading.lines_of_problems())
         kind = "a list" if isinstance(data, list) else "a single value"
         raise ConfigError(
             [f"{source}:{_line(node)}: expected a mapping of keys to values, got {kind}; start with task: NAME"]
         )
-    return Document(source, data=data, origins=reading.origins)
+    return Document(source, data=data, origins=reading.origins, problems=reading.problems, unread=reading.unread)
 
 
 def parse_value(text: str, source: str) -> Any:
@@ -128,7 +154,7 @@ def parse_value(text: str, source: str) -> Any:
     reading = _Reading(source, lines=False)
     value = reading.value(node, ())
     if reading.problems:
-        raise ConfigError(reading.problems)
+        raise ConfigError(reading.lines_of_problems())
     return value
 
 
@@ -198,17 +224,24 @@ class _Reading:
     def __init__(self, source: str, lines: bool = True) -> None:
         self.source = source
         self.lines = lines
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
+        self.unread: set[KeyPath] = set()
         self.origins: dict[KeyPath, Origin] = {}
         self._values = 0
+
+    def lines_of_problems(self) -> list[str]:
+        """The problems as the user reads them."""
+        return [problem.line(problem.origin or Origin(self.source)) for problem in self.problems]
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self._values += 1
         if self._values > _MOST_VALUES:
             if self._values == _MOST_VALUES + 1:
+                self.unread.add(())
                 self._complain(node, (), f"more than {_MOST_VALUES:,} values; write fewer, or use fewer aliases")
             return None
         if len(path) > _MOST_LEVELS:
+            self.unread.add(())
             self._complain(node, (), f"nested more than {_MOST_LEVELS} levels deep; make it flatter")
             return None
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -246,14 +279,14 @@ class _Reading:
         name = node.tag.removeprefix(_TAG)
         if not isinstance(node, yaml.ScalarNode) or name not in (*_SCALARS, "str"):
             shown = ascii(node.tag.replace(_TAG, "!!"))[1:-1]
-            return self._complain(node, path, f"the tag {shown} is not allowed; write a plain value")
+            return self._refuse(node, path, f"the tag {shown} is not allowed; write a plain value")
         text = node.value
         if name == "str":
             if _is_unicode(text):
                 return text
-            return self._complain(node, path, "holds half a surrogate pair; write the character itself")
+            return self._refuse(node, path, "holds half a surrogate pair; write the character itself")
         if not _SCALARS[name][0].fullmatch(text):
-            return self._complain(node, path, f"{text!a} does not fit the tag !!{name}; remove the tag")
+            return self._refuse(node, path, f"{text!a} does not fit the tag !!{name}; remove the tag")
         if name == "null":
             return None
         if name == "bool":
@@ -262,12 +295,15 @@ class _Reading:
         if name == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if len(text) > 40 or abs(number := int(text, _base(text))) > _LARGEST_INTEGER:
-            return self._complain(node, path, f"too large; whole numbers end at {_LARGEST_INTEGER}")
+            return self._refuse(node, path, f"too large; whole numbers end at {_LARGEST_INTEGER}")
         return number
 
+    def _refuse(self, node: yaml.Node, path: KeyPath, text: str) -> None:
+        self.unread.add(path)
+        self._complain(node, path, text)
+
     def _complain(self, node: yaml.Node, path: KeyPath, text: str) -> None:
-        origin = Origin(self.source, _line(node) if self.lines else None)
-        problem = ": ".join([str(origin), *([key_name(path)] if path else []), text])
+        problem = Problem(path, text, Origin(self.source, _line(node) if self.lines else None))
         if problem not in self.problems:
             self.problems.append(problem)
 

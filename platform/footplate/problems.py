@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from footplate.document import key_name
+from footplate.document import Problem, key_name
 from footplate.variants import KeyPath, Place, kinds, takes_values
 
 _EXPECTED = {
@@ -41,14 +40,6 @@ _LIMITS = {
     "too_short": "needs at least {min_length} entries",
     "too_long": "takes at most {max_length} entries",
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with the value at a path, and what to do about it."""
-
-    path: KeyPath
-    text: str
 
 
 def explain(error: ValidationError, root: Place) -> list[Problem]:

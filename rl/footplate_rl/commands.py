@@ -48,7 +48,7 @@ def play(
         others["checkpoint"] = None if checkpoint == "best" else checkpoint
         for name, value in others.items():
             if value is not None:
-                raise FootplateError(f"--{name}: changes nothing of an episode that is replayed; leave it out.")
+                raise FootplateError(f"--{name}: changes nothing of an episode that is replayed; leave it out")
         episode, recorded = play_recording(job, replay, video)
         same = "as recorded" if episode.total_reward == recorded else f"where {recorded:g} was recorded"
         print(f"{replay.name}: return {episode.total_reward:g}, {episode.steps} steps, {same}")

@@ -203,7 +203,7 @@ def _made(config: GymnasiumConfig | OwnConfig, render: bool) -> tuple[Environmen
 
 def _check_that_it_draws(config: GymnasiumConfig | OwnConfig) -> None:
     if (reason := why_it_is_not_drawn(config)) is not None:
-        raise FootplateError(f"environment: {reason}; ask for no video.")
+        raise FootplateError(f"environment: {reason}; ask for no video")
 
 
 def why_it_is_not_drawn(config: GymnasiumConfig | OwnConfig) -> str | None:

@@ -104,13 +104,11 @@ def save_picture(picture: Picture, path: Path) -> None:
     from matplotlib.image import imsave
 
     if path.suffix != ".png":
-        raise FootplateError(f"--values: {path}: only .png files are written; call it {path.with_suffix('.png').name}.")
+        raise FootplateError(f"--values: {path}: only .png files are written; call it {path.with_suffix('.png').name}")
     try:
         imsave(path, picture.pixels)
     except OSError as error:
-        raise FootplateError(
-            f"--values: {path}: cannot be written ({error.strerror}); choose another place."
-        ) from error
+        raise FootplateError(f"--values: {path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def _figure(width_inches: float, height_inches: float) -> "Figure":

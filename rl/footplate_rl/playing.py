@@ -79,7 +79,7 @@ def played_by(job: Job) -> GymnasiumConfig | OwnConfig | AtariConfig:
         load_task(job.task), "saved_policy"
     ):
         return environment
-    raise FootplateError(f"play: a run of the task {job.task} plays in no environment; name a run of an agent.")
+    raise FootplateError(f"play: a run of the task {job.task} plays in no environment; name a run of an agent")
 
 
 def play_recording(job: Job, path: Path, video: Path | None = None) -> tuple[Episode, float]:
@@ -92,6 +92,6 @@ def play_recording(job: Job, path: Path, video: Path | None = None) -> tuple[Epi
     if not moments or (ended := moments[-1].ended) is None:
         raise FootplateError(
             f"--replay: {path}: after its {len(recording.actions)} actions the episode goes on; it is of another "
-            "environment, or this one does not repeat itself."
+            "environment, or this one does not repeat itself"
         )
     return ended, recording.total_reward

@@ -63,10 +63,10 @@ def load_recording(path: Path) -> Recording:
         known = {name: facts[name] for name in Recording.__dataclass_fields__}
         return Recording(**known | {"actions": tuple(known["actions"])})
     except OSError as error:
-        raise FootplateError(f"--replay: {path}: cannot be read ({error.strerror}); name another file.") from error
+        raise FootplateError(f"--replay: {path}: cannot be read ({error.strerror}); name another file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise FootplateError(
-            f"--replay: {path}: is no recording of an episode; name a .json file from the videos of a run."
+            f"--replay: {path}: is no recording of an episode; name a .json file from the videos of a run"
         ) from error
 
 

@@ -30,7 +30,7 @@ class VideoFile:
     def __init__(self, path: Path, pictures_per_second: float) -> None:
         if path.suffix != ".mp4":
             raise FootplateError(
-                f"--video: {path}: only .mp4 files are written; call it {path.with_suffix('.mp4').name}."
+                f"--video: {path}: only .mp4 files are written; call it {path.with_suffix('.mp4').name}"
             )
         self.path = path
         self._rate = Fraction(pictures_per_second).limit_denominator(1000)
@@ -68,13 +68,13 @@ class VideoFile:
         import av
 
         if not self.path.parent.is_dir():
-            raise FootplateError(f"--video: {self.path}: {self.path.parent} is no folder; make it first.")
+            raise FootplateError(f"--video: {self.path}: {self.path.parent} is no folder; make it first")
         try:
             self.path.open("ab").close()  # av opens even a folder without a word
             return av.open(str(self.path), "w")
         except OSError as error:
             raise FootplateError(
-                f"--video: {self.path}: cannot be written ({error.strerror}); choose another place."
+                f"--video: {self.path}: cannot be written ({error.strerror}); choose another place"
             ) from error
 
     def _begin(self, height: int, width: int) -> "VideoStream":

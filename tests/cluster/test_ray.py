@@ -65,15 +65,27 @@ def weights(folder: RunFolder) -> bytes:
     return (folder.checkpoints / "000020" / "model.safetensors").read_bytes()
 
 
+def evaluations(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the terminal has shown of evaluations and samples, which another process tells in another order."""
+    lines = sorted(capsys.readouterr().out.splitlines())
+    return [line for line in lines if line.startswith((" ", "samples after")) or "  eval/" in line]
+
+
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
     read = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     return [{name: row[name] for name in row if not name.startswith(MEASURED)} for row in read]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_one_worker_gives_the_same_numbers_as_this_process(cluster: None, tmp_path: Path, recipe: str) -> None:
+def test_one_worker_gives_the_same_numbers_as_this_process_and_shows_its_progress_here(
+    cluster: None, tmp_path: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     here = train(tmp_path, recipe, "here")
+    shown = evaluations(capsys)
     ray = train(tmp_path, recipe, "ray", "on=ray")
+    assert evaluations(capsys) == shown
+    assert len([line for line in shown if line.startswith("update 20/20  eval/")]) == 1
+    assert ("samples after update 20" in shown) == (recipe == "copy-transformer")
     assert weights(ray) == weights(here)
     assert rows(ray) == rows(here)
     assert ray.read_status()["state"] == "finished"

@@ -24,10 +24,11 @@ def first_losses(recipe: str, *overrides: str) -> list[float]:
         ("catch-ppo", [0.13334021, 0.13313325, 0.18623174]),
         ("cartpole-ppo", [0.11865069, 0.1654995, 0.20823454]),
         ("pendulum-ppo", [2.527205, 0.29248653, 0.072526253]),
+        ("pong-ppo environments=2 rollout_steps=32", [0.17316344, 0.1269592, -0.027540937]),
     ],
 )
 def test_first_losses(recipe: str, losses: list[float]) -> None:
-    assert first_losses(recipe) == pytest.approx(losses, rel=1e-3)
+    assert first_losses(*recipe.split()) == pytest.approx(losses, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,8 @@ def test_first_losses(recipe: str, losses: list[float]) -> None:
         ("cartpole-a3c", [1.1103165, 0.99561447, 0.9132871]),
         ("catch-async-q", [0.45817696, 0.35095826, 0.35161809]),
         ("cartpole-async-q", [0.019754686, 0.012640819, 0.015979972]),
+        ("pong-a3c workers=2", [-0.044456853, -0.069643927, 0.0047497088]),
     ],
 )
 def test_first_losses_of_workers_in_this_thread(recipe: str, losses: list[float]) -> None:
-    assert first_losses(recipe, "processes=false") == pytest.approx(losses, rel=1e-3)
+    assert first_losses(*recipe.split(), "processes=false") == pytest.approx(losses, rel=1e-3)

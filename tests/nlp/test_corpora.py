@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from footplate.errors import FootplateError
+from footplate.job import load_job
 from footplate_nlp.corpora import CopyCorpus, ParallelCorpus, ScanCorpus, read_lines, text_fingerprint
 
 
@@ -76,6 +77,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert message(corpus) == (
         f"{tmp_path}/train.en: cannot be opened (No such file or directory); "
         "set corpus.folder, relative to where the command runs"
+    )
+
+
+def test_a_missing_file_of_a_corpus_that_can_be_downloaded_is_told_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = load_job("multi30k-en-de").config.corpus  # type: ignore[attr-defined]
+    assert message(corpus) == (
+        f"{tmp_path}/data/multi30k/train.en: cannot be opened (No such file or directory); set corpus.folder, relative "
+        "to where the command runs, or fetch it: footplate data download multi30k"
     )
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 from footplate.cli import build_app
 from footplate.errors import FootplateError
 from footplate.job import load_job
-from footplate_nlp.corpora import ParallelCorpus
+from footplate_nlp.corpora import ParallelCorpus, ScanCorpus
 from footplate_nlp.downloads import CORPORA, Downloadable, Published, download
+from footplate_nlp.scan import Split
 from footplate_nlp.translation import Config
 
 TEXT = b"ein Haus\n" * 20_000
@@ -132,13 +134,19 @@ def test_the_recipes_find_what_is_downloaded(tmp_path: Path, monkeypatch: pytest
             assert {path.name for path in config.corpus._files_of(part)} <= names  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("split", get_args(Split))
+def test_scan_is_read_from_what_is_downloaded(split: Split) -> None:
+    names = {Path(file.path).name for file in CORPORA["scan"].files}
+    assert {path.name for path in ScanCorpus(split=split, folder="data/scan").files()} <= names
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["wmt"], "data download: there is no 'wmt'; choose one of multi30k"),
+        (["wmt"], "data download: there is no 'wmt'; choose one of multi30k, scan"),
         (
             ["multi30k", "--from", "file:///etc"],
-            "--from: 'file:///etc' is no http:// or https:// address; give one that ends in .../task1",
+            f"--from: 'file:///etc' is no http:// or https:// address; give one such as {CORPORA['multi30k'].url}",
         ),
     ],
 )

@@ -7,14 +7,15 @@ import pytest
 
 from footplate.cli import main
 
+RIGHT = b"task: translation\nupdates: 1\ncorpus: {kind: copy}\nevaluate: {every_updates: 1}\n"
 FILES: dict[str, bytes] = {
     "empty.yaml": b"",
     "comment.yaml": b"# later\n",
     "tab.yaml": b"task: translation\n\tseed: 3\n",
     "latin.yaml": b"task: translation\nabout: caf\xe9\n",
     "binary.yaml": b"\x7fELF\x02\x01\x00",
-    "twice.yaml": b"task: translation\nseed: 1\nseed: 2\n",
-    "merged.yaml": b"task: translation\nmodel: &m {width: 2}\nupdate:\n  <<: *m\n",
+    "twice.yaml": RIGHT + b"seed: 1\nseed: 2\n",
+    "merged.yaml": RIGHT + b"optimizer: &a {kind: adam}\nupdate:\n  <<: *a\n",
     "endless.yaml": b"a: &a [*a]\n",
     "bomb.yaml": b"a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
     b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
@@ -45,8 +46,8 @@ MISTAKES = {
     "train tab.yaml": "tab.yaml:2: not valid YAML (a tab); indent with spaces",
     "train latin.yaml": "latin.yaml:2: not UTF-8 (byte 0xe9); save the file as UTF-8",
     "train binary.yaml": "binary.yaml:1: not valid YAML (the character '\\x7f'); remove it",
-    "train twice.yaml": "twice.yaml:3: seed: given twice (first in line 2); remove one",
-    "train merged.yaml": "merged.yaml:4: update.<<: merge keys are not read; write the keys out",
+    "train twice.yaml": "twice.yaml:6: seed: given twice (first in line 5); remove one",
+    "train merged.yaml": "merged.yaml:7: update.<<: merge keys are not read; write the keys out",
     "train endless.yaml": "endless.yaml:1: nested more than 50 levels deep; make it flatter",
     "train bomb.yaml": "bomb.yaml:1: more than 100,000 values; write fewer, or use fewer aliases",
     "train deep.yaml": "deep.yaml:1: nested more than 50 levels deep; make it flatter",

@@ -346,6 +346,44 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_what_is_wrong_with_the_text_does_not_hide_what_is_wrong_with_the_values() -> None:
+    recipe = "task: toy.py\nupdates: 7\nmodel: {norm: x}\nupdates: 8\nseed: !mine 3\nsead: 4\n"
+    assert problems(recipe, "thread=1", "model.layers.7=3") == [
+        "r.yaml:3: model.norm: expected 'pre' or 'post', got the string 'x'",
+        "r.yaml:4: updates: given twice (first in line 2); remove one",
+        "r.yaml:5: seed: the tag !mine is not allowed; write a plain value",
+        "r.yaml:6: sead: unknown key; did you mean seed?",
+        "command line: thread: unknown key; did you mean threads?",
+        "command line: model.layers.7: model.layers is a list of 2; its entries are numbered from 0",
+    ]
+    assert problems("task: !mine a\nseed: x\n") == [
+        "r.yaml:1: task: the tag !mine is not allowed; write a plain value",
+        "r.yaml:2: seed: expected a whole number, got the string 'x'",
+    ]
+
+
+def test_keys_that_do_not_fit_together_are_blamed_on_the_one_that_was_given_on_the_command_line() -> None:
+    check = "def check(job):\n    raise ValueError('model.width: is odd, but stages.0.kind is even; change one')\n"
+    Path("fussy.py").write_text(TOY + check)
+    recipe = "task: fussy.py\nupdates: 7\nmodel: {width: 3}\nstages: [{kind: constant}]\n"
+    problem = "model.width: is odd, but stages.0.kind is even; change one"
+    assert problems(recipe) == [f"r.yaml:3: {problem}"]
+    assert problems(recipe, "model.width=5") == [f"command line: {problem}"]
+    assert problems(recipe, "model={width: 5}") == [f"command line: {problem}"]
+    assert problems(recipe, "model.norm=post", "updates=8") == [f"r.yaml:3: {problem}"]
+
+
+def test_other_mistakes_do_not_hide_what_the_task_has_against_the_job() -> None:
+    Path("wary.py").write_text(
+        TOY + "def check(job):\n    if job.save.keep_last < 2:\n        raise ValueError('save.keep_last: keep two')\n"
+    )
+    assert problems("task: wary.py\nupdates: 7\nupdats: 7\n", "save.keep_last=1", "nonsense") == [
+        "r.yaml:3: updats: unknown key; did you mean updates?",
+        "command line: save.keep_last: keep two",
+        "command line: 'nonsense': expected key=value, such as seed=2",
+    ]
+
+
 # Whatever stands in a recipe
 
 SMALL = st.recursive(

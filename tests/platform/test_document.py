@@ -15,9 +15,11 @@ TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 def problems_of(text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse_document(text, "r.yaml")
-    return caught.value.problems
+    try:
+        document = parse_document(text, "r.yaml")
+    except ConfigError as error:
+        return error.problems
+    return [problem.line(problem.origin) for problem in document.problems if problem.origin is not None]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,19 @@ def test_all_problems_are_told_at_once() -> None:
         "r.yaml:3: 3: this key is not a string; put it in quotes",
         "r.yaml:4: b: the tag !x is not allowed; write a plain value",
     ]
+
+
+def test_what_could_not_be_read_is_known_until_something_else_is_said_there() -> None:
+    document = parse_document("a: {b: !x 5, c: 1}\nd: 1\nd: 2\n", "r.yaml")
+    assert document.data == {"a": {"b": None, "c": 1}, "d": 1}
+    assert [document.is_unread(path) for path in [("a", "b"), ("a", "b", 0), ("a",), ("d",)]] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    document.forget(("a",))
+    assert not document.is_unread(("a", "b"))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

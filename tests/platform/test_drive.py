@@ -346,6 +346,15 @@ def test_what_only_a_cluster_has_is_refused_here(recipe: Path) -> None:
         assert str(raised.value) == message
 
 
+def test_without_ray_it_is_said_how_to_get_it(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("ray", "footplate_cluster")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)  # how Python marks a module that cannot be imported
+    with pytest.raises(FootplateError) as raised:
+        find_launcher(load_job(recipe, ["on=ray"]))
+    assert str(raised.value) == "on: ray: not installed; pip install 'footplate[ray]'"
+
+
 def test_a_notebook_needs_one_import() -> None:
     program = "from footplate import load_job, metric_value, run\n"
     program += "steps = run(load_job('copy-transformer', ['updates=2']))\n"

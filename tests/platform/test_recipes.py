@@ -31,6 +31,7 @@ def test_each_shipped_recipe_can_be_debugged(name: str) -> None:
     job = load_job(name, debug=True)
     assert (job.debug, job.deterministic) == (True, True)
     assert job.updates <= 20 < load_job(name).updates
+    assert getattr(job.config, "batch_tokens", 0) <= 256
 
 
 def test_a_string_that_looks_like_a_path_is_one(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from footplate.curves import _panels, moving_average
+from footplate.curves import _panels, curves_figure, moving_average
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
 from footplate.show import metrics_table, show, summary
@@ -170,3 +172,13 @@ def test_curves_are_drawn_as_png_only(tmp_path: Path, name: str) -> None:
         show(RunFolder(tmp_path), Path(name))
     stem = Path(name).stem
     assert str(raised.value) == f"--output: {name} is no .png, and curves are drawn as one; write {stem}.png"
+
+
+def test_the_values_at_the_ends_of_curves_are_not_written_over_one_another() -> None:
+    ends = {"eval/return": -15.4, "rollout/return": -13.5, "train/return": -15.3, "train/loss": 1.0}
+    rows = [{"update": update} | {name: end - 1 / update for name, end in ends.items()} for update in (1, 2, 3, 4)]
+    figure = curves_figure(rows, title="", total_updates=None)
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    assert len(boxes) == 4
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))

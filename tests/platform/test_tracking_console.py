@@ -115,11 +115,17 @@ def test_long_pauses_are_accounted_for() -> None:
         for done in range(0, 1001, 50):
             console.activity(Activity("evaluating", done, 1000))
             clock.now += 1
-        assert stream.getvalue().splitlines() == [
-            "evaluating 0/1,000",
-            "evaluating 500/1,000",
-            "evaluating 1,000/1,000",
-        ]
+        assert stream.getvalue() == "evaluating 500/1,000\n"
+
+
+def test_of_short_pauses_nothing_is_said() -> None:
+    with plain_console(30) as (console, stream, clock):
+        for update in (10, 20, 30):
+            clock.now += 60
+            for done in (1, 8):
+                console.activity(Activity("evaluating", done, 8))
+            console.row({"update": update, "eval/bleu": 12.5})
+    assert [line for line in stream.getvalue().splitlines() if line.startswith("evaluating")] == []
 
 
 def test_numbers_that_are_not_finite_are_shown() -> None:

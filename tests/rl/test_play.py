@@ -89,7 +89,7 @@ def test_a_video_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> Non
     video = tmp_path / "new" / "catch.mp4"
     with pytest.raises(FootplateError) as refused:
         play(tmp_path, "--video", str(video))
-    assert str(refused.value) == f"--video: {video}: {video.parent} is no folder; make it first."
+    assert str(refused.value) == f"--video: {video}: {video.parent} is no folder; make it first"
     assert not video.parent.exists()
 
 
@@ -120,7 +120,7 @@ def test_a_run_of_another_kind_plays_in_nothing() -> None:
     task = Path(__file__).parents[1] / "platform" / "line_task.py"
     with pytest.raises(FootplateError) as refused:
         next(play_episodes(job_from_yaml(f"task: {task}"), Context(), 1))
-    assert str(refused.value) == f"play: a run of the task {task} plays in no environment; name a run of an agent."
+    assert str(refused.value) == f"play: a run of the task {task} plays in no environment; name a run of an agent"
 
 
 def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> 
     with pytest.raises(FootplateError) as refused:
         play(tmp_path, "--video", str(tmp_path / "chain.mp4"))
     assert str(refused.value) == (
-        "environment: footplate/Chain-v0 can't be drawn, it has no render mode rgb_array; ask for no video."
+        "environment: footplate/Chain-v0 can't be drawn, it has no render mode rgb_array; ask for no video"
     )
     assert len(play(tmp_path, "--episodes", "2")) == 3
 
@@ -175,19 +175,19 @@ def test_values_are_drawn(tmp_path: Path) -> None:
     ("options", "problem"),
     [
         (["--replay", "gone.json"], "--replay: gone.json: cannot be read (No such file or directory); name "
-         "another file."),
+         "another file"),
         (["--replay", "text.json"], "--replay: text.json: is no recording of an episode; name a .json file from "
-         "the videos of a run."),
+         "the videos of a run"),
         (["--replay", "short.json"], "--replay: short.json: after its 2 actions the episode goes on; it is of another "
-         "environment, or this one does not repeat itself."),
+         "environment, or this one does not repeat itself"),
         (["--replay", "short.json", "--episodes", "2"], "--episodes: changes nothing of an episode that is replayed; "
-         "leave it out."),
+         "leave it out"),
         (["--replay", "short.json", "--checkpoint", "last"], "--checkpoint: changes nothing of an episode that is "
-         "replayed; leave it out."),
+         "replayed; leave it out"),
         (["--values", "values.jpg", "--episodes", "1"], "--values: values.jpg: only .png files are written; call it "
-         "values.png."),
+         "values.png"),
         (["--values", "gone/values.png", "--episodes", "1"], "--values: gone/values.png: cannot be written (No such "
-         "file or directory); choose another place."),
+         "file or directory); choose another place"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_again_or_drawn_is_refused(

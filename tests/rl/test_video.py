@@ -72,7 +72,7 @@ def test_a_folder_that_is_not_there_is_refused_not_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "film.mp4"
     with pytest.raises(FootplateError) as refused:
         VideoFile(path, 5)
-    assert str(refused.value) == f"--video: {path}: {path.parent} is no folder; make it first."
+    assert str(refused.value) == f"--video: {path}: {path.parent} is no folder; make it first"
     assert not path.parent.exists()
 
 
@@ -86,7 +86,7 @@ def test_pictures_of_two_sizes_are_refused(tmp_path: Path) -> None:
 def test_only_mp4_is_written() -> None:
     with pytest.raises(FootplateError) as refused:
         VideoFile(Path("game.gif"), 5)
-    assert str(refused.value) == "--video: game.gif: only .mp4 files are written; call it game.mp4."
+    assert str(refused.value) == "--video: game.gif: only .mp4 files are written; call it game.mp4"
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -94,4 +94,4 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(FootplateError) as refused:
         VideoFile(path, 5)
-    assert str(refused.value) == f"--video: {path}: cannot be written (Is a directory); choose another place."
+    assert str(refused.value) == f"--video: {path}: cannot be written (Is a directory); choose another place"

@@ -58,6 +58,7 @@ class Console:
         self._clock = clock
         self._opened = clock()
         self._line_due = clock()
+        self._activity_due = clock()
         self._line_shows = 0
         stream = stream or sys.stdout
         # force_jupyter: a notebook gets plain lines, not a widget.
@@ -94,10 +95,13 @@ class Console:
         self._print(text)
 
     def activity(self, activity: Activity) -> None:
-        """Note what goes on; print a line where one is due."""
+        """Note what goes on; print a line where one is due and this has gone on for long, but is not done."""
+        if self._activity is None or activity.name != self._activity.name:
+            self._activity_due = self._clock() + SECONDS_BETWEEN_LINES
         self._activity = activity
         self._show()
-        if self._live is None and self._clock() >= self._line_due:
+        is_due = self._clock() >= max(self._line_due, self._activity_due)
+        if self._live is None and is_due and activity.done < activity.total:
             self._line([f"{activity.name} {activity.done:,}/{activity.total:,}"])
 
     def close(self, outcome: str) -> None:
