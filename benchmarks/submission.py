@@ -44,6 +44,7 @@ SUBMIT = """
 import json, sys, time
 from pathlib import Path
 stamps = {}
+import footplate.cli  # which the command imports
 from footplate.job import load_job
 job = load_job(sys.argv[2], sys.argv[3:])
 stamps["recipe"] = time.time()

@@ -10,7 +10,7 @@ from pathlib import Path
 from footplate.checkpoint import CheckpointStore
 from footplate.commands import DEFAULT_RUNS
 from footplate.errors import FootplateError, TrainingError
-from footplate.folder import RunFolder, find_run, is_url
+from footplate.folder import RunFolder, find_run, is_seen, is_url
 from footplate.job import read_job
 from footplate.launch import kept_fresh
 from footplate.tracking.console import Console
@@ -82,10 +82,10 @@ class Submission:
         if self.job is None or not self.job.has_ended or " footplate train " not in self.job.entrypoint:
             return False
         path = Path(self.path)
-        if path.exists():  # of an earlier submission, at least
+        if is_seen(path):  # of an earlier submission, at least
             return False
-        is_seen = not is_url(self.path) and (path.parent.is_dir() or path.is_relative_to(Path.cwd()))
-        return not self.job.has_begun or (is_seen and not self.logs())
+        would_be_seen = not is_url(self.path) and (is_seen(path.parent) or path.is_relative_to(Path.cwd()))
+        return not self.job.has_begun or (would_be_seen and not self.logs())
 
     @property
     def anew(self) -> str:
@@ -187,7 +187,9 @@ class Submission:
         reason = "the cluster does not know it any more"
         if self.job is not None:
             reason = (self.job.message.strip().splitlines() or ["no reason given"])[0]
-        return TrainingError(f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.argument}` shows more")
+        return TrainingError(
+            f"{self.run}: {self.state()}: {reason[:300]}; `footplate logs {self.argument}{self.flags}` shows more"
+        )
 
     def stop(self, say: Callable[[str], None] = print) -> "Submission":
         """Ask the run to save and end, wait until it has, and say where it stopped."""

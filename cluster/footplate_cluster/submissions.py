@@ -68,10 +68,12 @@ class Submissions:
         """A run by its name, or by the path or URL of its folder.
 
         A name is that of a run in the folder of runs, else of one in the working directory, else, where the folder of
-        runs is not named, of the one elsewhere that the cluster knows. Raises FootplateError where nobody knows it as
-        submitted, and for the name of several elsewhere.
+        runs is not named, of the one elsewhere that the cluster knows: also where a run that was only trained here has
+        that name. Raises FootplateError where nobody knows it as submitted, and for the name of several elsewhere.
         """
         found = self._meant(run)
+        if found is not None and found.job is None and found.folder is None:
+            found = self._elsewhere(run) or found
         if found is None or (found.job is None and found.folder is None):
             _, around = _looked_for(run, self.runs)
             where = around if self.dashboard is None else f"{self.dashboard.address} or {around}"
@@ -118,12 +120,12 @@ class Submissions:
         before = self._meant(run) or self._of(open_run(*_looked_for(run, self.runs)))
         if before.is_active:
             raise FootplateError(
-                f"{run}: is {before.state()} already; `footplate logs {before.argument} -f` follows it"
+                f"{run}: is {before.state()} already; `footplate logs {before.argument}{before.flags} -f` follows it"
             )
         if before.state() == "finished":
             say(f"{before.run}: finished already, nothing to do")
             return before
-        if before.never_began:
+        if before.never_began and not self._began_before(before):
             raise FootplateError(
                 f"{run}: {before.state()} before it began, so that there is nothing to go on from; "
                 f"start it anew with `{before.anew}`"
@@ -153,9 +155,18 @@ class Submissions:
         found = _last_at(run if "/" in run else f"{runs}/{run}", known)
         if found is None and (folder := find_run(run, runs)) is not None:
             found = _last_at(folder.url or str(folder.path), known) or self._of(folder)
-        if found is None and self._runs_are_default:
-            found = _only_one_called(run, known)
-        return found
+        return found or self._elsewhere(run)
+
+    def _elsewhere(self, name: str) -> Submission | None:
+        """The run of this name in whatever folder, where the folder of runs is not named."""
+        if not self._runs_are_default:
+            return None
+        return _only_one_called(name, [self._known(job) for job in self._jobs()])
+
+    def _began_before(self, run: Submission) -> bool:
+        """Whether an earlier submission of it had a driver, which may have trained."""
+        known = [self._known(job) for job in self._jobs() if job.has_begun and job != run.job]
+        return _last_at(run.path, known) is not None
 
     def _of(self, folder: RunFolder) -> Submission:
         """A run of which the cluster knows nothing."""
@@ -238,9 +249,10 @@ class Submissions:
                 f"--name: {name!r} is not a plain folder name; choose one without slashes or control characters"
             )
         if self._is_taken(name):
+            there = Submission(name, f"{self.runs}/{name}", self._reached(), None)
             raise FootplateError(
-                f"{self.runs}/{name}: a run of this name exists; choose another --name, or "
-                f"`footplate resume {name} --address {self._reached().address}`"
+                f"{there.path}: a run of this name exists; choose another --name, or "
+                f"`footplate resume {there.argument}{there.flags}`"
             )
 
     def _is_taken(self, name: str) -> bool:
@@ -302,7 +314,7 @@ def _place(path: str) -> str:
 
 def _only_one_called(name: str, known: Sequence[Submission]) -> Submission | None:
     """The last submission of the one run of this name. Raises FootplateError where several runs have it."""
-    called = {each.path: each for each in known if each.run == name}
+    called = {_place(each.path): each for each in known if each.run == name}
     if len(called) > 1:
         raise FootplateError(f"{name}: is the name of several runs; give the path of one: {', '.join(called)}")
     return next(iter(called.values()), None)

@@ -283,7 +283,7 @@ def find_run(run: str | Path, runs: str | Path) -> RunFolder | None:
         if (folder := open_copy(url)) is not None:
             return folder
     paths = [] if is_url(run) else [Path(run)] if is_url(runs) else [Path(runs) / run, Path(run)]
-    return next((RunFolder(path) for path in paths if (path / "job.yaml").is_file()), None)
+    return next((RunFolder(path) for path in paths if is_seen(path / "job.yaml")), None)
 
 
 def open_run(run: str | Path, runs: str | Path) -> RunFolder:
@@ -307,6 +307,14 @@ def open_run(run: str | Path, runs: str | Path) -> RunFolder:
 def is_url(place: str | Path) -> bool:
     """Whether a place is a URL, in a storage, and no path."""
     return isinstance(place, str) and "://" in place
+
+
+def is_seen(path: Path) -> bool:
+    """Whether something is there, for this user: what he may not look into could as well not be there."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def refuse_password(place: str | Path) -> None:

@@ -154,6 +154,12 @@ def test_a_key_inside_a_file_is_refused(here: Path, text: str) -> None:
 def test_a_file_that_holds_the_cluster_s_token_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "dev")
     assert "data/notes.txt" in parcel_of_a_task({"data/notes.txt": "device, dev-0\n"}, ["data"]).files
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "auto")  # a word of every job
+    assert parcel_of_a_task({}, []).files
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(here / "nowhere"))  # left from another cluster
+    assert parcel_of_a_task({}, []).files
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "dev")
     assert refusal({"data/start.sh": "export RAY_AUTH_TOKEN=dev\n"}, ["data"]) == (
         f"{here}/data/start.sh: holds a key, which whoever reaches the cluster could read; "
         "give it to the cluster by a file or its own environment"

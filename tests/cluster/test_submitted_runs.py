@@ -207,7 +207,8 @@ def test_a_run_that_does_not_run_is_not_stopped(head: StandIn, footplate: Any) -
 def test_a_run_that_runs_is_not_resumed(head: StandIn, footplate: Any) -> None:
     head.add("busy", "RUNNING", Path("/shared/runs"))
     code, _, errors = footplate("resume", "busy", "--address", head.address)
-    assert (code, errors) == (2, "error: busy: is running already; `footplate logs /shared/runs/busy -f` follows it\n")
+    follow = f"footplate logs /shared/runs/busy --address {head.address} -f"
+    assert (code, errors) == (2, f"error: busy: is running already; `{follow}` follows it\n")
 
 
 def test_a_run_that_the_cluster_forgot_is_known_by_its_folder(head: StandIn, footplate: Any, here: Path) -> None:
@@ -375,3 +376,47 @@ def test_a_resumption_that_the_cluster_has_no_room_for_says_that_alone(
         "ask for fewer with --workers or resources.cpus_per_worker, or let it grow with --wait\n",
     )
     assert head.sent == []
+
+
+def test_a_run_that_was_only_trained_here_does_not_hide_the_submitted_one_of_its_name(
+    head: StandIn, footplate: Any, here: Path
+) -> None:
+    run_folder(here / "runs" / "x", "finished")
+    head.add("x", "RUNNING", Path("/shared/b"))
+    at = ["--address", head.address]
+    assert footplate("status", "x", *at)[1].splitlines()[1] == "  run folder  /shared/b/x (not seen from here)"
+    assert footplate("status", "x", "--runs", "runs", *at)[0] == 0  # the same as by default
+    assert footplate("status", "x", "--runs", str(here / "runs"), *at)[0] == 2
+
+
+def test_one_run_in_two_spellings_is_one(head: StandIn, footplate: Any) -> None:
+    head.add("x", "STOPPED", Path("/shared/b"))
+    head.add("x", "RUNNING", Path("/shared/a/../b"))
+    assert footplate("status", "x", "--address", head.address)[1].startswith("x: running\n")
+
+
+def test_a_run_that_began_before_its_last_submission_is_resumed(head: StandIn, footplate: Any, far: list[str]) -> None:
+    working_dir = head.submitted[0]["runtime_env"]["working_dir"]
+    head.answers[f"/api/packages/gcs/{working_dir.removeprefix('gcs://')}"] = (200, "")
+    last = dict(head.jobs[0], submission_id="far-2", start_time=9e9, driver_node_id=None)
+    head.jobs.append(last | {"entrypoint": "python -m footplate train footplate.job.yaml"})
+    assert footplate(*far)[0] == 0
+    head.jobs[0]["driver_node_id"] = None
+    del head.jobs[2:]
+    assert footplate(*far)[2].startswith("error: far: stopped before it began, so that there is nothing to go on from")
+
+
+def test_what_may_not_be_looked_into_is_not_seen(
+    head: StandIn, footplate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+
+    def refused(path: Path, **options: Any) -> Any:
+        if str(path).startswith("/closed/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    head.add("x", "STOPPED", Path("/closed/runs"))
+    assert footplate("status", "/closed/runs/x", "--address", head.address)[0] == 0
+    assert footplate("status", "/closed/runs/y")[0] == 2
