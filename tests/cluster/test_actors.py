@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
 A3C = [
+    "environments=4",
+    "rollout_steps=5",
     "steps=800",
     "reset_every_updates=20",
     "evaluate.every_updates=40",

