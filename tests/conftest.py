@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +17,6 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes `pytest -n auto` has: one more than cores, since some tests wait for Ray or for a clock."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """What hands tests to the processes of `pytest -n`: those of the cluster follow one another, each for itself.
 
