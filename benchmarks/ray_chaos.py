@@ -25,7 +25,8 @@ from report import machine, replace_block
 from footplate.checkpoint import CheckpointStore
 from footplate.folder import RunFolder
 
-from footplate_cluster.connection import ray  # it sets what Ray reads when it is imported  # isort: skip
+import footplate_cluster.connection  # noqa: F401  # it sets what Ray reads when it is imported  # isort: skip
+import ray
 from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).parents[1]
