@@ -1,19 +1,18 @@
 """What all tests share."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors: a second thread costs more than it brings, and sums must not depend on the machine's cores."""
-    threads = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tiny tensors: a second thread costs more than it brings, and sums must not depend on the machine's cores.
+
+    Set before each test: of one that failed, a run that was left in its middle has the threads of its recipe still.
+    """
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
