@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+STARTS_RAY = tuple(f"tests/{file}.py::" for file in ("cluster/test_ray", "cluster/test_actors", "test_demo"))
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
@@ -17,7 +19,7 @@ def one_thread() -> None:
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """What hands tests to the processes of `pytest -n`: those of the cluster follow one another, each for itself.
+    """What hands tests to the processes of `pytest -n`: those that start Ray follow one another, in one process.
 
     Groups of tests would say so in fewer words, but pytest 9.2 no longer lets pytest-xdist 3.8 name them.
     """
@@ -25,6 +27,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class RayInOneProcess(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
+            return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
 
     return RayInOneProcess(config, log)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -155,9 +154,8 @@ class ProcessPool:
         self._settings = debug_settings()
         # One thread a worker does nothing but wait for its answers: a future that needs no machinery of our own.
         self._threads = [ThreadPoolExecutor(1, f"worker {number}") for number in range(self.count)]
-        self._futures: set[Future[Any]] = set()
+        self._futures: list[set[Future[Any]]] = [set() for _ in range(self.count)]
         self._usage = UsageOfWorkers()
-        self._at_work = [Lock() for _ in range(self.count)]
         started = [self._started(number) for number in range(self.count)]
         self._processes = [process for process, _ in started]
         self._pipes = [pipe for _, pipe in started]
@@ -183,20 +181,20 @@ class ProcessPool:
 
     def submit(self, worker: int, method: str, *arguments: Any) -> Future[Any]:
         future = self._threads[worker].submit(self._call, worker, method, arguments)
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
+        self._futures[worker].add(future)
+        future.add_done_callback(self._futures[worker].discard)
         return future
 
     def pause(self) -> None:
-        wait(list(self._futures))
+        wait([future for futures in self._futures for future in list(futures)])
 
     def usage(self) -> dict[str, Metric]:
         return self._usage.metrics()
 
     def close(self) -> None:
-        not_asked = [number for number in range(self.count) if not self._asked_to_end(number)]
-        for number, process in enumerate(self._processes):
-            process.join(0 if self._futures or number in not_asked else _SECONDS_TO_END)
+        asked = [self._asked_to_end(worker) for worker in range(self.count)]
+        for process, will_end in zip(self._processes, asked, strict=True):
+            process.join(_SECONDS_TO_END if will_end else 0)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -212,22 +210,19 @@ class ProcessPool:
             process.kill()
 
     def _asked_to_end(self, worker: int) -> bool:
-        if not self._at_work[worker].acquire(blocking=False):
+        if not all(future.done() for future in list(self._futures[worker])):
             return False  # in the middle of what is being sent to it this would be noise
         try:
             self._pipes[worker].send(None)
         except OSError:
             return False
-        finally:
-            self._at_work[worker].release()
         return True
 
     def _call(self, worker: int, method: str, arguments: tuple[Any, ...]) -> Any:
         pipe, process = self._pipes[worker], self._processes[worker]
         try:
-            with self._at_work[worker]:
-                pipe.send((method, arguments))
-                (answer, problem), lap = pipe.recv()
+            pipe.send((method, arguments))
+            (answer, problem), lap = pipe.recv()
         except (EOFError, OSError) as cause:
             process.join(_SECONDS_TO_END)  # its pipe closes a moment before it has ended
             raise WorkerDiedError(f"worker {worker}: its process died ({how_it_died(process)})") from cause
