@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from typing import Any
 
 import pytest
@@ -18,6 +19,12 @@ def one_thread() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests that kill, wait and start others leave theirs idle."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """What hands tests to the processes of `pytest -n`: those that start Ray follow one another, in one process.
 

@@ -12,9 +12,7 @@ from footplate.step import metric_value
 pytestmark = [pytest.mark.learn, pytest.mark.slow]
 
 LSTM = "model={kind: recurrent, encoder_layers: 1, decoder_layers: 1, embedding_width: 64, width: 64, dropout: 0.0}"
-
-
-REMEMBERING = ("environments=4", "rollout_steps=5", "reset_every_updates=1000", "evaluate.every_updates=1000")
+REMEMBERING = ("processes=false", "network.shared=true", "memory.units=32", "optimizer.learning_rate=0.0015")
 
 
 def assert_reached(recipe: str, wanted: float, *overrides: str) -> None:
@@ -50,7 +48,7 @@ def test_letters_are_copied_and_reversed_98_times_of_100(overrides: tuple[str, .
         # At the recipe's 0.003 one seed of five ends at 0, its actor too far from what is learnt.
         ("catch-paac", 0.96, ("lag=1", "optimizer.learning_rate=0.001", "steps=160000")),
         ("catch-a3c", 0.96, ("evaluate.actions=greedy",)),
-        ("catch-a3c", 0.9, (*REMEMBERING, "processes=false", "network.shared=true", "memory.units=32")),
+        ("catch-a3c", 0.96, ("evaluate.actions=greedy", *REMEMBERING)),
         ("catch-ppo", 0.96, ()),
         ("catch-async-q", 0.96, ()),
         ("catch-dqn", 1.0, ("replay.kind=uniform",)),
