@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## a translator and an agent on a local Ray, in minutes
 	@sh benchmarks/demo.sh
 
-test: $(READY)  ## everything but test-machines, a process for each core and one more
+test: $(READY)  ## everything but test-machines, a process for each core
 	$(BIN)/python -m pytest -n auto -m 'not machines'
 
 test-machines: $(READY)  ## clusters of several machines, imitated here: faults, submissions, sweeps, runs at a URL

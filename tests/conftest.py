@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import os
 from typing import Any
 
 import pytest
@@ -19,21 +18,19 @@ def one_thread() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: tests that kill, wait and start others leave theirs idle."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """What hands tests to the processes of `pytest -n`: those that start Ray follow one another, in one process.
+    """What hands tests to the processes of `pytest -n`: a file to one, as its tests may share what is slow to make.
 
-    Groups of tests would say so in fewer words, but pytest 9.2 no longer lets pytest-xdist 3.8 name them.
+    Files that start Ray follow one another in one process. What is learnt shares nothing, so the longest tests of all
+    can fill up the end. Groups of tests would say so in fewer words, but pytest 9.2 no longer lets pytest-xdist 3.8
+    name them.
     """
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadFileScheduling
 
-    class RayInOneProcess(LoadScopeScheduling):
+    class Schedule(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
+            if nodeid.startswith(STARTS_RAY):
+                return "ray"
+            return nodeid if nodeid.startswith("tests/learn/") else super()._split_scope(nodeid)
 
-    return RayInOneProcess(config, log)
+    return Schedule(config, log)

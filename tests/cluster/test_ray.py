@@ -140,7 +140,7 @@ def test_a_run_survives_the_death_of_its_driver(cluster: None, tmp_path: Path) -
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    overrides = [*COPY, "updates=150", "evaluate.every_updates=50", "evaluate.sentences=8", "save.every_updates=7"]
+    overrides = [*COPY, "updates=60", "evaluate.every_updates=20", "evaluate.sentences=8", "save.every_updates=7"]
     overrides += ["on=ray", f"address={address}", "resources.workers=2", "batch_tokens=128", "track.every_updates=1"]
     chance, figures = random.Random(3), Figures()
     through = Victim("copy-transformer", overrides, tmp_path, "through", Figures()).let_it_end()
