@@ -10,8 +10,10 @@ again: at every moment the pieces, joined, are whole lines of some moment of the
 
 import hashlib
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from footplate.storage import Storage
 
@@ -39,6 +41,7 @@ class Pieces:
         self._path = path
         self._up: list[Piece] | None = None
         self._file_number = 0
+        self._let_go: Callable[[], object] = lambda: None
 
     def bring_up(self) -> None:
         """Bring every whole line of the file up. Raises StorageError."""
@@ -53,7 +56,7 @@ class Pieces:
             if status.st_ino != self._file_number or (self._up and status.st_size < self._up[-1].end):
                 whole = file.read()
                 self._cut_to(whole[: whole.rfind(b"\n") + 1])
-                self._file_number = status.st_ino
+                self._hold(file)
             last = self._up[-1] if self._up else None
             start = 0 if last is None else last.start if last.length < PIECE_BYTES else last.end
             file.seek(start)
@@ -68,6 +71,12 @@ class Pieces:
             self._storage.write(self._name(start), lines[:end])
             self._up.append(_piece(start, lines[:end]))
             start, lines = start + end, lines[end:]
+
+    def _hold(self, file: BinaryIO) -> None:
+        """Keep this file open, though it be replaced: no other can get the number by which it is known again."""
+        self._let_go()
+        self._let_go = weakref.finalize(self, os.close, os.dup(file.fileno()))
+        self._file_number = os.fstat(file.fileno()).st_ino
 
     def _cut_to(self, whole: bytes) -> None:
         """Forget the pieces that are no longer what the file says, and delete them but for what will be replaced."""

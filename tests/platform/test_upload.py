@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 from typing import IO, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from footplate.checkpoint import CheckpointStore
@@ -195,6 +195,7 @@ def test_a_checkpoint_that_is_deleted_while_it_goes_up_goes_up_whole(tmp_path: P
 @given(
     st.lists(st.tuples(st.sampled_from(["write", "cut", "up", "restart"]), st.integers(1, 12)), min_size=1, max_size=25)
 )
+@example([("write", 5), ("up", 2), ("cut", 1), ("write", 1), ("cut", 2), ("up", 1)])  # the second has the first's inode
 def test_pieces_joined_are_the_file_whatever_was_written_cut_and_interrupted(actions: list[tuple[str, int]]) -> None:
     import tempfile
 
