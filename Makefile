@@ -56,7 +56,7 @@ benchmark: $(READY)  ## most measurements, in hours (cluster ones too); writes u
 	$(BIN)/python benchmarks/training_profile.py
 	$(BIN)/python benchmarks/switch_costs.py
 	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/pong_speed.py
+	$(BIN)/python benchmarks/agents_speed.py
 	$(BIN)/python benchmarks/paac_profile.py
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/memory.py
