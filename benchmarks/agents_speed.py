@@ -71,8 +71,11 @@ ALONE = tuple(
 BESIDE = ALONE[:2]
 TWO_WORKERS = (Setting(1),)
 
-# Without what only ours has, and with the batches that the others are given.
-PLAIN_DQN = ("learning_starts_steps=1000", "replay.transitions=20000", "double=false", "dueling=false", "n_step=1")
+# Without what only ours has, and exploring as much as the others.
+PLAIN_DQN = (
+    *("learning_starts_steps=1000", "replay.transitions=20000", "double=false", "dueling=false", "n_step=1"),
+    *("exploration.initial=0.1", "exploration.final=0.1"),
+)
 
 
 def a2c(game: str, environments: int, *keys: str) -> tuple[Side, ...]:
