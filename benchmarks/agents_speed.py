@@ -7,7 +7,6 @@ measured in turn. First every setting is tried once for each side; the rounds th
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ class Setting(NamedTuple):
     threads: int
     """torch's."""
     words: tuple[str, ...] = ()
-    """What is said on the command line: a vector environment of theirs, keys of ours."""
+    """What is said on the command line besides: a vector environment of theirs, keys of ours."""
 
     def __str__(self) -> str:
         return ", ".join((*self.words, f"threads={self.threads}"))
@@ -69,7 +68,6 @@ ALONE = tuple(
 )
 # Beside an actor the learner has no core to spare.
 BESIDE = ALONE[:2]
-TWO_WORKERS = (Setting(1),)
 
 # Without what only ours has, and exploring as much as the others.
 PLAIN_DQN = (
@@ -78,9 +76,9 @@ PLAIN_DQN = (
 )
 
 
-def a2c(game: str, environments: int, *keys: str) -> tuple[Side, ...]:
+def a2c(game: str, environments: int) -> tuple[Side, ...]:
     """stable-baselines3's A2C, and PAAC without and, for Atari, with a lag."""
-    recipe = (f"{game}-paac", f"environments={environments}", *keys)
+    recipe = (f"{game}-paac", f"environments={environments}")
     lagging = [Side("PAAC, lag=1", OURS, (*recipe, "lag=1"), BESIDE)] if game == "pong" else []
     return (
         Side("stable-baselines3 A2C", SB3, ("a2c", game, str(environments)), VECTORS),
@@ -89,10 +87,10 @@ def a2c(game: str, environments: int, *keys: str) -> tuple[Side, ...]:
     )
 
 
-def a3c(game: str, environments: int, *keys: str) -> Side:
+def a3c(game: str, environments: int) -> Side:
     """A3C by two processes that share so many environments."""
-    words = (f"{game}-a3c", "workers=2", f"environments={environments // 2}", *keys)
-    return Side("A3C, 2 processes", OURS, words, TWO_WORKERS)
+    words = (f"{game}-a3c", "workers=2", f"environments={environments // 2}")
+    return Side("A3C, 2 processes", OURS, words, (Setting(1),))
 
 
 def dqn(game: str) -> tuple[Side, ...]:
@@ -138,14 +136,14 @@ def python_for(program: str) -> Path:
 
 
 def measured(side: Side, setting: Setting, warmup: int, steps: int) -> dict[str, float]:
-    """`rate` in steps a second, and `resident_mebibytes` at most, of all processes."""
+    """`rate` in steps a second; ours also `resident_mebibytes`, the most that its first process had."""
     words = [*side.words, *setting.words]
     if side.program == OURS:
         words.append(f"threads={setting.threads}")
     counts = ["--warmup", str(warmup), "--steps", str(steps)]
     found: dict[str, float]
     found = measure(python_for(side.program), PROGRAMS / side.program, *words, *counts, threads=setting.threads)
-    print(f"{found['rate']:9,.0f} steps/s  {side.program} {' '.join(words)} ({setting})", flush=True)
+    print(f"{found['rate']:9,.0f} steps/s  {side.name} ({setting})", flush=True)
     return found
 
 
@@ -180,12 +178,12 @@ def scaling(rounds: int) -> list[str]:
     return [*lines, "", f"{ALONE[1]}; median of {rounds}."]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure, print, and write the blocks `CASE-speed` and `scaling-environments`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=[*CASES, "scaling"], nargs="*", help="measure and write these")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     for name in options.only or [*CASES, "scaling"]:
         lines = scaling(options.rounds) if name == "scaling" else compare(CASES[name], options.rounds)
         lines += ["", f"`python benchmarks/agents_speed.py --only {name} --rounds {options.rounds}`, {machine()}."]

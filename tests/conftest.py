@@ -1,11 +1,10 @@
 """What all tests share."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-
-STARTS_RAY = tuple(f"tests/{file}.py::" for file in ("cluster/test_ray", "cluster/test_actors", "test_demo"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +20,21 @@ def one_thread() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """What hands tests to the processes of `pytest -n`: a file to one, as its tests may share what is slow to make.
 
-    Files that start Ray follow one another in one process. What is learnt shares nothing, so the longest tests of all
-    can fill up the end. Groups of tests would say so in fewer words, but pytest 9.2 no longer lets pytest-xdist 3.8
-    name them.
+    Files that say `pytest.mark.ray` follow one another in one process. What is learnt shares nothing, so the longest
+    tests of all can fill up the end. Groups of tests would say so in fewer words, but pytest 9.2 no longer lets
+    pytest-xdist 3.8 name them.
     """
     from xdist.scheduler import LoadFileScheduling
 
+    @cache
+    def starts_ray(file: str) -> bool:
+        return "pytest.mark.ray" in (config.rootpath / file).read_text()
+
     class Schedule(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith(STARTS_RAY):
+            file: str = super()._split_scope(nodeid)
+            if starts_ray(file):
                 return "ray"
-            return nodeid if nodeid.startswith("tests/learn/") else super()._split_scope(nodeid)
+            return nodeid if file.startswith("tests/learn/") else file
 
     return Schedule(config, log)

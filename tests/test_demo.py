@@ -20,6 +20,7 @@ def demo(folder: Path, instead_of_translate: str = "") -> subprocess.CompletedPr
     return subprocess.run(["sh", str(DEMO), "--debug"], cwd=folder, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_demo_shows_each_sentence_above_its_translation_and_keeps_what_an_earlier_one_trained(
     tmp_path: Path,
@@ -47,6 +48,7 @@ def test_a_python_that_is_too_old_or_broken_is_told_in_a_line(tmp_path: Path) ->
     assert ended.stderr.splitlines()[0] == "Python 3.11 or newer is needed; make demo PYTHON=python3.12"
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_demo_fails_where_it_cannot_translate(tmp_path: Path) -> None:
     ended = demo(tmp_path, instead_of_translate="exit 3")

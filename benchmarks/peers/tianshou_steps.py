@@ -5,7 +5,6 @@ Runs in the environment that `peer.python_of` makes for it, never in ours.
 
 import argparse
 import json
-import resource
 import time
 
 import ale_py
@@ -83,8 +82,7 @@ def main():
             elif began and made >= options.steps:
                 seconds = time.perf_counter() - began
     vectors.close()
-    memory = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"rate": made / seconds, "resident_mebibytes": memory / 1024}))
+    print(json.dumps({"rate": made / seconds}))
 
 
 if __name__ == "__main__":
