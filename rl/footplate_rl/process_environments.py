@@ -8,7 +8,6 @@ Axes: N environments, O all axes of one observation.
 
 import logging
 import signal
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import c_uint8
@@ -28,6 +27,7 @@ from footplate_rl.actions import checked_actions
 from footplate_rl.autoreset import Autoreset, Mode
 from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
 from footplate_rl.gymnasium_vector import ADVICE, Maker
+from footplate_rl.watchdog import SECONDS_AT_A_TIME
 from footplate_rl.wrappers import Environment
 
 _SPAWN = get_context("spawn")  # never fork: torch's and Ray's threads hold locks that a forked child would wait for
@@ -122,7 +122,9 @@ class ProcessEnvironments:
         while waiting:
             failed = []
             for row in waiting:
-                answer = self._processes[row].answer()
+                while (answer := self._processes[row].answer()) is None:
+                    for other in waiting:  # it was waited for as long as this one
+                        self._processes[other].seconds_left -= SECONDS_AT_A_TIME
                 if isinstance(answer, _Answer):
                     answers[row] = answer
                     continue
@@ -160,6 +162,8 @@ class _Process:
         self.observation = _shown(self._memory, space)
         """The newest; written over by the next answer."""
         self.is_asked = False
+        self.seconds_left = 0.0
+        """For which it is waited before it counts as hung."""
         self._start()
 
     def _start(self) -> None:
@@ -176,14 +180,16 @@ class _Process:
     def ask(self, method: str, argument: Any) -> None:
         """Begin a reset with this seed, or a step with this action; an `answer` follows."""
         self.is_asked = True
-        self._deadline = time.monotonic() + self._timeout_seconds + self._allowance_seconds
+        self.seconds_left = self._timeout_seconds + self._allowance_seconds
         with suppress(OSError):  # it has died, as its answer will show
             self._pipe.send((method, argument))
 
-    def answer(self) -> _Answer | str:
-        """What came of it, or in what way it failed."""
+    def answer(self) -> _Answer | str | None:
+        """What came of it, or in what way it failed; None where it has not answered yet, though waited for."""
         try:
-            if not self._pipe.poll(max(0.0, self._deadline - time.monotonic())):
+            if not self._pipe.poll(max(0.0, min(SECONDS_AT_A_TIME, self.seconds_left))):
+                if self.seconds_left > 0:
+                    return None
                 return f"it has not answered for {self._timeout_seconds + self._allowance_seconds:g} s"
             answer: _Answer | str = self._pipe.recv()
         except (EOFError, OSError):

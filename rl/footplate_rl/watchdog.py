@@ -7,6 +7,10 @@ from typing import Any
 
 from footplate.errors import TrainingError
 
+SECONDS_AT_A_TIME = 1.0
+"""A limit is waited for in pieces, each counted as this long however long it took: where all was stopped meanwhile
+(Ctrl-Z), what is waited for was stopped too."""
+
 
 class Watchdog:
     """Runs calls one after another in a thread of its own, so that whoever waits for the answer can give up.
@@ -26,13 +30,17 @@ class Watchdog:
 
     def result(self) -> Any:
         """What the call that was started returned or raised; TrainingError if it is not there within the timeout."""
-        try:
-            answer, problem = self._answers.get(timeout=self._timeout_seconds)
-        except Empty:
-            raise TrainingError(self._message) from None
-        if problem is not None:
-            raise problem
-        return answer
+        seconds_left = self._timeout_seconds
+        while seconds_left > 0:
+            try:
+                answer, problem = self._answers.get(timeout=min(SECONDS_AT_A_TIME, seconds_left))
+            except Empty:
+                seconds_left -= SECONDS_AT_A_TIME
+                continue
+            if problem is not None:
+                raise problem
+            return answer
+        raise TrainingError(self._message)
 
     def __call__(self, call: Callable[[], Any]) -> Any:
         """Start the call and wait for its result."""
