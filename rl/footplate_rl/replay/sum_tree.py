@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _FAN_OUT = 16
 """Children of a node. NumPy's price is by the call: at 1M numbers a binary tree has 20 levels, this one three."""
-_WIDEST_TOP = 4096
+_WIDEST_TOP = 8192
 
 Indices = NDArray[np.intp]
 Numbers = NDArray[np.float64]
