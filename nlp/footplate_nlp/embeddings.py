@@ -30,8 +30,8 @@ def refuse_two_vocabularies(source_vocabulary: int, target_vocabulary: int, *, t
         raise ConfigError(
             [
                 f"model: tie: `all` needs one vocabulary, but the source has {source_vocabulary} tokens and the "
-                f"target {target_vocabulary}; use a joint vocabulary, or `target`."
+                f"target {target_vocabulary}; use a joint vocabulary, or `target`"
             ]
         )
     if copying:
-        raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."])
+        raise ConfigError(["model: copying: needs one vocabulary for both sides; set vocabulary.joint to true"])

@@ -76,7 +76,7 @@ def log_probabilities(logits_NV: Tensor, position: int) -> Tensor:
     if bool(result_NV[:, EOS].isnan().any()):
         raise FootplateError(
             f"search: the model's probabilities at target position {position} are not numbers; "
-            "its weights are damaged or diverged in training: use an earlier checkpoint."
+            "its weights are damaged or diverged in training: use an earlier checkpoint"
         )
     return result_NV
 

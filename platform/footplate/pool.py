@@ -24,7 +24,7 @@ from footplate.orphans import end_with_parent, how_it_died
 from footplate.step import Metric
 from footplate.usage import Usage, UsageOfWorkers
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 _SECONDS_TO_END = 5.0
 
 

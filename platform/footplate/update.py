@@ -243,7 +243,7 @@ class Update:
         times = f"{self._non_finite_in_a_row} time{'s' * (self._non_finite_in_a_row > 1)}"
         raise TrainingError(
             f"{self._unit} {self.number}: gradient of {next(bad, 'all parameters together')}: not finite {times} in a "
-            "row; lower optimizer.learning_rate or set update.clip_norm."
+            "row; lower optimizer.learning_rate or set update.clip_norm"
         )
 
 

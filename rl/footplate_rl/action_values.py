@@ -35,7 +35,7 @@ def build_q_network(config: MLP | NIPS | Nature, observations: Box, actions: Dis
     """
     if not isinstance(actions, Discrete):
         raise FootplateError(
-            f"network: actions are {actions}; values are of discrete ones, so use an environment that has them, or a3c."
+            f"network: actions are {actions}; values are of discrete ones, so use an environment that has them, or a3c"
         )
     network = QNetwork(*build_trunk(config, observations), int(actions.n))
     if config.initialiser == "orthogonal":

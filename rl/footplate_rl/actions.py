@@ -22,22 +22,20 @@ def checked_actions(actions: Any, space: Discrete | Box, indices: Sequence[int])
     given = np.asarray(actions)
     shape = (len(indices), *(space.shape or ()))
     if given.shape != shape:
-        raise FootplateError(
-            f"environment: actions have shape {given.shape}; {len(indices)} environments take {shape}."
-        )
+        raise FootplateError(f"environment: actions have shape {given.shape}; {len(indices)} environments take {shape}")
     if isinstance(space, Discrete):
         if given.dtype.kind not in "iu":
-            raise FootplateError(f"environment: actions are {given.dtype}; discrete actions are integers.")
+            raise FootplateError(f"environment: actions are {given.dtype}; discrete actions are integers")
         (wrong,) = np.nonzero((given < 0) | (given >= space.n))
         if len(wrong):
             index, action = indices[int(wrong[0])], given[wrong[0]]
             raise FootplateError(
-                f"environment {index}: there is no action {action}; the actions are 0 to {space.n - 1}."
+                f"environment {index}: there is no action {action}; the actions are 0 to {space.n - 1}"
             )
         return given.astype(np.int64)
     finite = np.isfinite(given).reshape(len(indices), -1).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
-        raise FootplateError(f"environment {indices[row]}: the action {given[row].tolist()} is not finite.")
+        raise FootplateError(f"environment {indices[row]}: the action {given[row].tolist()} is not finite")
     clipped: NDArray[Any] = np.clip(given, space.low, space.high).astype(space.dtype)
     return clipped

@@ -140,13 +140,12 @@ def spaces_of(
     """
     if context.ranks > 1:
         raise FootplateError(
-            f"resources.workers: {context.ranks} can't share an asynchronous agent, which has workers of its own; "
-            "use 1."
+            f"resources.workers: {context.ranks} can't share an asynchronous agent, which has workers of its own; use 1"
         )
     if context.device.type != "cpu":
         raise FootplateError(
             f"device: asynchronous workers share parameters in the CPU's memory, not on {context.device.type}; "
-            "set device=cpu."
+            "set device=cpu"
         )
     with closing(make_environments(environment, 1, seed=context.seed)) as environments:
         return (environments.observation_space, environments.action_space), environments.frames_per_step
@@ -268,9 +267,7 @@ class Learning:
         norm = sqrt(sum(float(one) ** 2 for one in torch._foreach_norm(list(gradients))))
         if not isfinite(norm):
             clip = " or set clip_norm" if self._clip_norm is None else ""
-            raise TrainingError(
-                f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate{clip}."
-            )
+            raise TrainingError(f"update {number + 1}: the gradient is not finite; lower optimizer.learning_rate{clip}")
         if self._clip_norm is not None and norm > self._clip_norm:
             torch._foreach_mul_(list(gradients), self._clip_norm / norm)
         return norm

@@ -60,7 +60,7 @@ class AtariEnvironments:
         self._watchdog = Watchdog(
             config.timeout_seconds,
             f"environment: the emulator of {config.game} has not answered for {config.timeout_seconds:g} s "
-            "and can't be killed; `footplate resume` goes on from the last checkpoint.",
+            "and can't be killed; `footplate resume` goes on from the last checkpoint",
         )
 
     def reset(self, number: int) -> Observations:
@@ -158,7 +158,7 @@ def check_game(game: str) -> Path:
     known = roms.get_all_rom_ids()
     if game not in known:
         near = get_close_matches(game.lower(), known, n=1)
-        advice = f"did you mean {near[0]}?" if near else "games are written like space_invaders."
+        advice = f"did you mean {near[0]}?" if near else "games are written like space_invaders"
         raise FootplateError(f"environment.game: there is no Atari game {game}; {advice}")
     try:
         with warnings.catch_warnings():
@@ -166,9 +166,9 @@ def check_game(game: str) -> Path:
             path = roms.get_rom_path(game)
     except OSError as problem:
         raise FootplateError(
-            f"environment.game: the ROM of {game} is missing or damaged ({problem}); install ale-py anew."
+            f"environment.game: the ROM of {game} is missing or damaged ({problem}); install ale-py anew"
         ) from problem
     assert path is not None
     if not ALEInterface.isSupportedROM(path):
-        raise FootplateError(f"environment.game: {game} is for two players only; choose a game for one.")
+        raise FootplateError(f"environment.game: {game} is for two players only; choose a game for one")
     return Path(path)

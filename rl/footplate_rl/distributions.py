@@ -120,7 +120,7 @@ def distribution_of(actions: Space[object]) -> Categorical | Gaussian:
     if isinstance(actions, Box) and actions.dtype is not None and actions.dtype.kind == "f" and actions.shape:
         return Gaussian(actions.shape)
     raise FootplateError(
-        f"network: actions are {actions}; use an environment whose actions are Discrete, or a Box of real numbers."
+        f"network: actions are {actions}; use an environment whose actions are Discrete, or a Box of real numbers"
     )
 
 

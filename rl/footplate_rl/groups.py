@@ -34,7 +34,7 @@ def own_rows(environments: int, accumulate: int, context: Context) -> slice:
         workers = "1 worker" if context.ranks == 1 else f"{context.ranks} workers"
         microbatches = "1 microbatch" if accumulate == 1 else f"{accumulate} microbatches"
         raise FootplateError(
-            f"environments: {environments} can't be cut into {workers} * {microbatches}; use a multiple of {pieces}."
+            f"environments: {environments} can't be cut into {workers} * {microbatches}; use a multiple of {pieces}"
         )
     size = environments // context.ranks
     return slice(context.rank * size, (context.rank + 1) * size)
@@ -72,7 +72,7 @@ def open_groups(
     size = share.stop - share.start
     if count > size:
         raise FootplateError(
-            f"groups: {size} environments of a worker can't be cut into {count} groups; use at most {size}."
+            f"groups: {size} environments of a worker can't be cut into {count} groups; use at most {size}"
         )
     edges = [size * number // count for number in range(count + 1)]
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from footplate_rl.autoreset import Autoreset
 from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
 from footplate_rl.wrappers import Environment, StepResult, prepare
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 _MODES = {"same_step": AutoresetMode.SAME_STEP, "next_step": AutoresetMode.NEXT_STEP}
 
 
@@ -160,12 +160,12 @@ def make_single(config: GymnasiumConfig | OwnConfig, *, render: bool = False) ->
         raise
     except Exception as exception:
         name = config.name if isinstance(config, OwnConfig) else config.id
-        raise FootplateError(f"environment: {name} can't be made: {described(exception)}; mend it.") from exception
+        raise FootplateError(f"environment: {name} can't be made: {described(exception)}; mend it") from exception
     for space in ("observation_space", "action_space"):
         if not isinstance(environment, gymnasium.Env) or not hasattr(environment, space):
             raise FootplateError(
                 f"environment: {name} makes a {type(environment).__name__} without {space}; "
-                "make a gymnasium.Env that sets its spaces in __init__."
+                "make a gymnasium.Env that sets its spaces in __init__"
             )
     return environment, name
 
@@ -179,26 +179,26 @@ def _made(config: GymnasiumConfig | OwnConfig, render: bool) -> tuple[Environmen
         try:
             return kind(**arguments), config.name
         except TypeError as problem:
-            raise FootplateError(f"environment.arguments: {config.name} refuses them: {problem}.") from problem
+            raise FootplateError(f"environment.arguments: {config.name} refuses them: {problem}") from problem
     if config.id.startswith("ALE/"):
         import_module("ale_py")  # registers its ids
     try:
         return gymnasium.make(config.id, disable_env_checker=True, **arguments), config.id
     except error.DependencyNotInstalled as missing:
         raise FootplateError(
-            f"environment.id: {config.id} needs a package that is not installed: {missing}."
+            f"environment.id: {config.id} needs a package that is not installed: {missing}"
         ) from missing
     except ModuleNotFoundError as missing:
         # gymnasium lengthens the message by what it guesses was wrong.
         reason = str(missing).partition(". ")[0]
-        raise FootplateError(f"environment.id: {config.id}: {reason}; install it or correct the id.") from missing
+        raise FootplateError(f"environment.id: {config.id}: {reason}; install it or correct the id") from missing
     except error.Error as unknown:
         near = get_close_matches(config.id, gymnasium.registry, n=1)
-        advice = f"did you mean {near[0]}?" if near else "see gymnasium.registry for those that are installed."
+        advice = f"did you mean {near[0]}?" if near else "see gymnasium.registry for those that are installed"
         raise FootplateError(f"environment.id: gymnasium knows no environment {config.id}; {advice}") from unknown
     except TypeError as problem:
         reason = str(problem).partition(" was raised from the environment creator")[0]
-        raise FootplateError(f"environment.arguments: {config.id} refuses them: {reason}.") from problem
+        raise FootplateError(f"environment.arguments: {config.id} refuses them: {reason}") from problem
 
 
 def _check_that_it_draws(config: GymnasiumConfig | OwnConfig) -> None:
@@ -221,9 +221,9 @@ def _own(name: str) -> Callable[..., Environment]:
         kind = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as problem:
         raise FootplateError(
-            f"environment.name: there is no {name} ({problem}); write package.module.Class of an importable module."
+            f"environment.name: there is no {name} ({problem}); write package.module.Class of an importable module"
         ) from problem
     if not callable(kind):
-        raise FootplateError(f"environment.name: {name} is no class or function; write package.module.Class.")
+        raise FootplateError(f"environment.name: {name} is no class or function; write package.module.Class")
     made: Callable[..., Environment] = kind
     return made

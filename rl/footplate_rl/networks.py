@@ -134,7 +134,7 @@ def build_trunk(config: MLP | NIPS | Nature, observations: Space[object]) -> tup
     """
     if not isinstance(observations, Box):
         raise FootplateError(
-            f"network: observations are {observations}; use an environment whose observations are one array."
+            f"network: observations are {observations}; use an environment whose observations are one array"
         )
     if isinstance(config, MLP):
         width = prod(observations.shape)
@@ -154,7 +154,7 @@ def _convolutional(kind: str, shape_CHW: Sequence[int]) -> nn.Sequential:
     if len(shape_CHW) != 3:
         raise FootplateError(
             f"network.kind: {kind} takes images (channels, height, width), not observations of shape "
-            f"{tuple(shape_CHW)}; use mlp."
+            f"{tuple(shape_CHW)}; use mlp"
         )
     channels, height, width = shape_CHW
     layers: list[nn.Module] = []
@@ -163,7 +163,7 @@ def _convolutional(kind: str, shape_CHW: Sequence[int]) -> nn.Sequential:
             smallest = {"nips": 20, "nature": 36}[kind]
             raise FootplateError(
                 f"network.kind: {kind} takes images of {smallest} x {smallest} and more, "
-                f"not of shape {tuple(shape_CHW)}; use mlp."
+                f"not of shape {tuple(shape_CHW)}; use mlp"
             )
         layers += [nn.Conv2d(channels, filters, size, stride), nn.ReLU()]
         channels, height, width = filters, (height - size) // stride + 1, (width - size) // stride + 1

@@ -35,7 +35,7 @@ def prepare(environment: Environment, config: SingleConfig, name: str) -> Enviro
     actions = environment.action_space
     if not isinstance(actions, Discrete | Box):
         raise FootplateError(
-            f"environment: {name} takes actions {actions}; only Discrete and Box actions are supported."
+            f"environment: {name} takes actions {actions}; only Discrete and Box actions are supported"
         )
     if isinstance(actions, Discrete) and actions.start != 0:
         environment = CountedFromZero(environment)
@@ -45,23 +45,21 @@ def prepare(environment: Environment, config: SingleConfig, name: str) -> Enviro
     if not is_image(space):
         for key in ("grayscale", "resize", "frame_stack"):
             if getattr(config, key):
-                raise FootplateError(
-                    f"environment.{key}: observations of {name} are {space}, not images; leave it out."
-                )
+                raise FootplateError(f"environment.{key}: observations of {name} are {space}, not images; leave it out")
         if not isinstance(space, Box):
             if not space.is_np_flattenable:
                 raise FootplateError(
-                    f"environment: {name} shows {space}; only what flattens into one array is supported."
+                    f"environment: {name} shows {space}; only what flattens into one array is supported"
                 )
             environment = FlattenObservation(environment)
         return environment if config.observation_scale is None else _scaled(environment, config.observation_scale, name)
     if config.observation_scale is not None:
         raise FootplateError(
-            f"environment.observation_scale: observations of {name} are images, which networks scale; leave it out."
+            f"environment.observation_scale: observations of {name} are images, which networks scale; leave it out"
         )
     is_gray = len(space.shape or ()) == 2 or (space.shape or ())[-1] == 1
     if config.grayscale and is_gray:
-        raise FootplateError(f"environment.grayscale: observations of {name} are gray already; leave it out.")
+        raise FootplateError(f"environment.grayscale: observations of {name} are gray already; leave it out")
     if config.grayscale:
         environment = GrayscaleObservation(environment)
     if config.resize is not None:
@@ -76,14 +74,13 @@ def _scaled(environment: Environment, scale: Literal["bounds"] | tuple[float, ..
         if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.high > space.low)).all():
             raise FootplateError(
                 f"environment.observation_scale: observations of {name} are {space}, without bounds on all sides; "
-                "give a factor for each number."
+                "give a factor for each number"
             )
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         return ScaledObservation(environment, 2 / (high - low), (high + low) / (low - high))
     if len(scale) != (size := prod(space.shape)):
         raise FootplateError(
-            f"environment.observation_scale: {len(scale)} factors for observations of {size} numbers; give one for "
-            "each."
+            f"environment.observation_scale: {len(scale)} factors for observations of {size} numbers; give one for each"
         )
     return ScaledObservation(environment, np.array(scale).reshape(space.shape), np.zeros(space.shape))
 

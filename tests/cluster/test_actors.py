@@ -32,7 +32,7 @@ from pool_workers import Counter, assert_that_one_computed  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 A3C = [
     "environments=4",
     "rollout_steps=5",
@@ -94,7 +94,7 @@ def test_actors_keep_their_state_answer_in_order_and_rest_after_a_pause(group: A
 
 def test_what_goes_wrong_in_an_actor_is_one_line(group: Any) -> None:
     with closing(opened(group, Counter, [(0,), (-1,)])) as pool:
-        assert str(pool.submit(0, "complain").exception()) == "environment 3: it is broken; mend it."
+        assert str(pool.submit(0, "complain").exception()) == "environment 3: it is broken; mend it"
         assert str(pool.submit(0, "divide").exception()).startswith(
             "worker 0: ZeroDivisionError: division by zero (pool_workers.py, line "
         )

@@ -134,7 +134,7 @@ def test_a_mistake_of_a_driver_is_raised() -> None:
     assert raised.value is mistake
     with pytest.raises(TrainingError) as raised:
         loss_of_driver(RayTaskError("_drive", "Traceback", ImportError("no\n mine")))  # type: ignore[no-untyped-call]
-    assert str(raised.value) == ("driver: no mine; mend it, and `footplate resume` goes on from the last checkpoint.")
+    assert str(raised.value) == ("driver: no mine; mend it, and `footplate resume` goes on from the last checkpoint")
 
 
 def test_waiting_for_room_ends_with_patience_or_when_the_run_is_to_stop() -> None:

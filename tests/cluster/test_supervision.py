@@ -20,7 +20,7 @@ from footplate_cluster.roll import Place
 from footplate_cluster.supervision import Supervisor
 
 TASK = Path(__file__).parents[1] / "platform" / "line_task.py"
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 
 
 def run_of(tmp_path: Path, restarts: int) -> tuple[Job, RunFolder]:

@@ -276,10 +276,10 @@ def test_tying_all_or_copying_needs_one_vocabulary() -> None:
         build_model(ConvolutionalConfig(tie="all"), 10, 12)
     assert str(refused.value) == (
         "model: tie: `all` needs one vocabulary, but the source has 10 tokens and the target 12; "
-        "use a joint vocabulary, or `target`."
+        "use a joint vocabulary, or `target`"
     )
     with pytest.raises(ConfigError) as refused:
         build_model(ConvolutionalConfig(tie="target", copying=True), 10, 12)
-    assert str(refused.value) == ("model: copying: needs one vocabulary for both sides; set vocabulary.joint to true.")
+    assert str(refused.value) == ("model: copying: needs one vocabulary for both sides; set vocabulary.joint to true")
     model = build_model(ConvolutionalConfig(tie="target"), 10, 12)
     assert model.forced(model.encode(SOURCE_BS), INPUT_BT).shape == (2, 5, 12)

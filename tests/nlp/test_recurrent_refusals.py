@@ -44,8 +44,8 @@ def test_what_cannot_work_together_is_refused(changes: dict[str, object], messag
     ("changes", "message"),
     [
         ({"tie": "all"}, "model: tie: `all` needs one vocabulary, but the source has 10 tokens and the target 12; "
-         "use a joint vocabulary, or `target`."),
-        ({"copying": True}, "model: copying: needs one vocabulary for both sides; set vocabulary.joint to true."),
+         "use a joint vocabulary, or `target`"),
+        ({"copying": True}, "model: copying: needs one vocabulary for both sides; set vocabulary.joint to true"),
     ],
 )  # fmt: skip
 def test_two_vocabularies_cannot_share(changes: dict[str, object], message: str) -> None:

@@ -336,7 +336,7 @@ def test_a_model_that_gives_no_numbers_is_refused(config: SearchConfig) -> None:
         search(Toy(table), sources(1), config.model_copy(update={"length": exactly(5, 4)}))
     assert str(refused.value) == (
         "search: the model's probabilities at target position 2 are not numbers; "
-        "its weights are damaged or diverged in training: use an earlier checkpoint."
+        "its weights are damaged or diverged in training: use an earlier checkpoint"
     )
 
 

@@ -291,7 +291,7 @@ def test_tying_all_needs_one_vocabulary() -> None:
         build_model(TransformerConfig(tie="all"), 10, 12)
     assert str(refused.value) == (
         "model: tie: `all` needs one vocabulary, but the source has 10 tokens and the target 12; "
-        "use a joint vocabulary, or `target`."
+        "use a joint vocabulary, or `target`"
     )
 
 

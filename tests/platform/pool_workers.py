@@ -46,7 +46,7 @@ class Counter:
         return 1 / 0
 
     def complain(self) -> None:
-        raise TrainingError("environment 3: it is broken; mend it.")
+        raise TrainingError("environment 3: it is broken; mend it")
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -23,7 +23,7 @@ sys.path.append(str(HERE))
 
 from pool_workers import Counter, assert_that_one_computed  # noqa: E402
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["thread", "processes"], scope="module")
@@ -62,7 +62,7 @@ def test_workers_in_processes_of_their_own_tell_what_they_take() -> None:
 def test_what_the_user_can_mend_comes_as_it_was_raised(pool: Pool) -> None:
     with pytest.raises(TrainingError) as error:
         pool.submit(1, "complain").result()
-    assert str(error.value) == "environment 3: it is broken; mend it."
+    assert str(error.value) == "environment 3: it is broken; mend it"
     assert pool.submit(1, "add", 0).result() == 100
 
 

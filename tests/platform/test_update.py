@@ -260,7 +260,7 @@ def test_training_fails_after_so_many_in_a_row_and_names_the_first_parameter() -
         update([math.nan])
     assert str(caught.value) == (
         "update 6: gradient of inner.broken: not finite 3 times in a row; "
-        "lower optimizer.learning_rate or set update.clip_norm."
+        "lower optimizer.learning_rate or set update.clip_norm"
     )
 
 
@@ -269,7 +269,7 @@ def test_training_can_fail_at_once() -> None:
         make_update(Branches(), stop_after_non_finite=1)([math.inf])
     assert str(caught.value) == (
         "update 1: gradient of inner.broken: not finite 1 time in a row; "
-        "lower optimizer.learning_rate or set update.clip_norm."
+        "lower optimizer.learning_rate or set update.clip_norm"
     )
 
 

@@ -203,7 +203,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(results: li
         assert torch.equal(result["after"], result["before"])
         assert result["message"] == (
             "update 3: gradient of last.weight: not finite 2 times in a row; "
-            "lower optimizer.learning_rate or set update.clip_norm."
+            "lower optimizer.learning_rate or set update.clip_norm"
         )
 
 

@@ -164,7 +164,7 @@ def test_more_groups_than_environments_are_refused() -> None:
     )
     with pytest.raises(FootplateError) as refused:
         next(train(config_of(groups=3), Context(ranks=2)))
-    assert str(refused.value) == "groups: 2 environments of a worker can't be cut into 3 groups; use at most 2."
+    assert str(refused.value) == "groups: 2 environments of a worker can't be cut into 3 groups; use at most 2"
 
 
 @pytest.mark.parametrize("groups", [1, 2])

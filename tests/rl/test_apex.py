@@ -340,7 +340,7 @@ def test_more_deaths_than_are_replaced_end_the_run() -> None:
         watched(config_of(replace_workers=1), [("play", 0, 2), ("play", 2, 3)])
     assert type(error.value) is TrainingError  # no loss, behind which a cluster would go on
     assert str(error.value) == (
-        "worker 2: its process died (SIGKILL); mend it, and `footplate resume` goes on from the last checkpoint."
+        "worker 2: its process died (SIGKILL); mend it, and `footplate resume` goes on from the last checkpoint"
     )
 
 

@@ -237,9 +237,9 @@ def test_a_picture_shows_the_same_game_in_colour() -> None:
         ),
         (
             lambda: check_game("xyzzy1"),
-            "environment.game: there is no Atari game xyzzy1; games are written like space_invaders.",
+            "environment.game: there is no Atari game xyzzy1; games are written like space_invaders",
         ),
-        (lambda: check_game("joust"), "environment.game: joust is for two players only; choose a game for one."),
+        (lambda: check_game("joust"), "environment.game: joust is for two players only; choose a game for one"),
         (
             lambda: make_environments(atari("pongg"), 1),
             "environment.game: there is no Atari game pongg; did you mean pong?",
@@ -258,7 +258,7 @@ def test_a_rom_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         check_game("pong")
     assert str(refused.value) == (
         "environment.game: the ROM of pong is missing or damaged "
-        f"([Errno 2] No such file or directory: '{tmp_path}/pong.bin'); install ale-py anew."
+        f"([Errno 2] No such file or directory: '{tmp_path}/pong.bin'); install ale-py anew"
     )
 
 
@@ -267,7 +267,7 @@ def test_an_invalid_action_is_refused_before_it_can_hang_the_emulator() -> None:
     environments.reset(0)
     with pytest.raises(FootplateError) as refused:
         environments.step(np.array([0, 6]))
-    assert str(refused.value) == "environment 9: there is no action 6; the actions are 0 to 5."
+    assert str(refused.value) == "environment 9: there is no action 6; the actions are 0 to 5"
     assert environments.step(np.array([0, 5])).valid_N.all()
 
 
@@ -291,6 +291,6 @@ def test_an_emulator_that_hangs_ends_the_run_at_the_watchdogs_timeout(tmp_path: 
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert ended.stdout.strip() == (
         "environment: the emulator of pong has not answered for 0.5 s and can't be killed; "
-        "`footplate resume` goes on from the last checkpoint."
+        "`footplate resume` goes on from the last checkpoint"
     )
     assert ended.returncode == 1

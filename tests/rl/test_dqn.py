@@ -281,5 +281,5 @@ def test_continuous_actions_are_refused() -> None:
         list(train(config_of(environment={"kind": "gymnasium", "id": "Pendulum-v1"}), Context()))
     assert str(error.value) == (
         "network: actions are Box(-2.0, 2.0, (1,), float32); values are of discrete ones, so use an environment that "
-        "has them, or a3c."
+        "has them, or a3c"
     )

@@ -130,55 +130,55 @@ def line_of(text: str, path: Path = BROKEN) -> int:
         (
             GymnasiumConfig(id="Zzzzz-v9"),
             "environment.id: gymnasium knows no environment Zzzzz-v9; see gymnasium.registry for those that are "
-            "installed.",
+            "installed",
         ),
         (
             GymnasiumConfig(id="no_such_module:Thing-v0"),
-            "environment.id: no_such_module:Thing-v0: No module named 'no_such_module'; install it or correct the id.",
+            "environment.id: no_such_module:Thing-v0: No module named 'no_such_module'; install it or correct the id",
         ),
         (
             GymnasiumConfig(id="footplate/Catch-v0", arguments={"raws": 5}),
             "environment.arguments: footplate/Catch-v0 refuses them: Catch.__init__() got an unexpected keyword "
-            "argument 'raws'.",
+            "argument 'raws'",
         ),
         (
             OwnConfig(kind="own", name="broken_environments.Behaving"),
             "environment.name: there is no broken_environments.Behaving (module 'broken_environments' has no attribute "
-            "'Behaving'); write package.module.Class of an importable module.",
+            "'Behaving'); write package.module.Class of an importable module",
         ),
         (
             OwnConfig(kind="own", name="no_such_module.Thing"),
             "environment.name: there is no no_such_module.Thing (No module named 'no_such_module'); "
-            "write package.module.Class of an importable module.",
+            "write package.module.Class of an importable module",
         ),
         (
             OwnConfig(kind="own", name="Thing"),
             "environment.name: there is no Thing (Empty module name); write package.module.Class of an importable "
-            "module.",
+            "module",
         ),
         (
             OwnConfig(kind="own", name="math.pi"),
-            "environment.name: math.pi is no class or function; write package.module.Class.",
+            "environment.name: math.pi is no class or function; write package.module.Class",
         ),
         (
             OwnConfig(kind="own", name="broken_environments.Misbehaving", arguments={"wat": 5}),
             "environment.arguments: broken_environments.Misbehaving refuses them: Misbehaving.__init__() got an "
-            "unexpected keyword argument 'wat'.",
+            "unexpected keyword argument 'wat'",
         ),
         (
             OwnConfig(kind="own", name="broken_environments.Misbehaving", arguments={"what": "raise when made"}),
             "environment: broken_environments.Misbehaving can't be made: RuntimeError: no licence found "
-            f"(broken_environments.py, line {line_of('raise RuntimeError')}); mend it.",
+            f"(broken_environments.py, line {line_of('raise RuntimeError')}); mend it",
         ),
         (
             OwnConfig(kind="own", name="broken_environments.Spaceless"),
             "environment: broken_environments.Spaceless makes a Spaceless without observation_space; "
-            "make a gymnasium.Env that sets its spaces in __init__.",
+            "make a gymnasium.Env that sets its spaces in __init__",
         ),
         (
             OwnConfig(kind="own", name="broken_environments.nothing"),
             "environment: broken_environments.nothing makes a NoneType without observation_space; "
-            "make a gymnasium.Env that sets its spaces in __init__.",
+            "make a gymnasium.Env that sets its spaces in __init__",
         ),
     ],
 )
@@ -198,10 +198,10 @@ def test_an_environment_whose_package_is_missing_says_which(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (np.array([0, 2]), "environment 7: there is no action 2; the actions are 0 to 1."),
-        (np.array([-1, 0]), "environment 6: there is no action -1; the actions are 0 to 1."),
-        (np.array([0]), "environment: actions have shape (1,); 2 environments take (2,)."),
-        (np.array([0.0, 1.0]), "environment: actions are float64; discrete actions are integers."),
+        (np.array([0, 2]), "environment 7: there is no action 2; the actions are 0 to 1"),
+        (np.array([-1, 0]), "environment 6: there is no action -1; the actions are 0 to 1"),
+        (np.array([0]), "environment: actions have shape (1,); 2 environments take (2,)"),
+        (np.array([0.0, 1.0]), "environment: actions are float64; discrete actions are integers"),
     ],
 )
 def test_what_is_no_action_is_refused_before_the_environment_sees_it(actions: Any, message: str) -> None:
@@ -217,10 +217,10 @@ def test_continuous_actions_are_clipped_to_their_bounds() -> None:
     assert checked_actions(np.array([[5.0], [-0.5]]), space, range(2)).tolist() == [[2.0], [-0.5]]
     with pytest.raises(FootplateError) as refused:
         checked_actions(np.array([[1.0], [np.nan]]), space, range(3, 5))
-    assert str(refused.value) == "environment 4: the action [nan] is not finite."
+    assert str(refused.value) == "environment 4: the action [nan] is not finite"
 
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 FAILURES = [
     (
         "raise",

@@ -86,7 +86,7 @@ def test_a_network_for_images_refuses_other_observations() -> None:
     with pytest.raises(FootplateError) as error:
         build(NIPS())
     assert str(error.value) == (
-        "network.kind: nips takes images (channels, height, width), not observations of shape (4,); use mlp."
+        "network.kind: nips takes images (channels, height, width), not observations of shape (4,); use mlp"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_network_for_images_refuses_small_ones() -> None:
     with pytest.raises(FootplateError) as error:
         build(Nature(), Box(0, 255, (1, 16, 16), np.uint8))
     assert str(error.value) == (
-        "network.kind: nature takes images of 36 x 36 and more, not of shape (1, 16, 16); use mlp."
+        "network.kind: nature takes images of 36 x 36 and more, not of shape (1, 16, 16); use mlp"
     )
 
 
@@ -111,5 +111,5 @@ def test_actions_must_be_discrete_or_a_box_of_numbers(actions: Any) -> None:
     with pytest.raises(FootplateError) as error:
         build_network(MLP(), VECTOR, actions)
     assert str(error.value) == (
-        f"network: actions are {actions}; use an environment whose actions are Discrete, or a Box of real numbers."
+        f"network: actions are {actions}; use an environment whose actions are Discrete, or a Box of real numbers"
     )

@@ -123,13 +123,13 @@ def test_workers_that_can_not_share_the_environments_are_refused_before_anything
 def test_environments_that_can_not_be_shared_evenly_are_refused() -> None:
     with pytest.raises(FootplateError) as error:
         own_rows(10, 2, Context(ranks=3))
-    assert str(error.value) == "environments: 10 can't be cut into 3 workers * 2 microbatches; use a multiple of 6."
+    assert str(error.value) == "environments: 10 can't be cut into 3 workers * 2 microbatches; use a multiple of 6"
     with pytest.raises(FootplateError) as error:
         own_rows(10, 1, Context(ranks=3))
-    assert str(error.value) == "environments: 10 can't be cut into 3 workers * 1 microbatch; use a multiple of 3."
+    assert str(error.value) == "environments: 10 can't be cut into 3 workers * 1 microbatch; use a multiple of 3"
     with pytest.raises(FootplateError) as error:
         own_rows(30, 4, Context())
-    assert str(error.value) == "environments: 30 can't be cut into 1 worker * 4 microbatches; use a multiple of 4."
+    assert str(error.value) == "environments: 30 can't be cut into 1 worker * 4 microbatches; use a multiple of 4"
 
 
 def test_microbatches_that_can_not_be_even_are_refused_before_anything_starts() -> None:

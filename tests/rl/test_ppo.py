@@ -197,7 +197,7 @@ def test_gradients_that_are_not_finite_end_the_run_and_name_the_gradient_step() 
         list(updates(config_of(optimizer=exploding, update={"stop_after_non_finite": 2}), Context()))
     assert str(error.value) == (
         "gradient step 3: gradient of network.value_trunk.1.weight: not finite 2 times in a row; lower "
-        "optimizer.learning_rate or set update.clip_norm."
+        "optimizer.learning_rate or set update.clip_norm"
     )
 
 

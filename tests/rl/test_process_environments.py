@@ -23,7 +23,7 @@ from footplate_rl.environments import Environments, GymnasiumConfig, OwnConfig, 
 
 pytestmark = pytest.mark.slow
 
-ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint."
+ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
 BROKEN = Path(__file__).parent / "broken_environments.py"
 RAISED = next(n for n, line in enumerate(BROKEN.read_text().splitlines(), 1) if "ArithmeticError" in line)
 

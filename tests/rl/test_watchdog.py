@@ -29,6 +29,7 @@ def test_an_answer_comes_and_a_problem_too_also_after_more_than_one_look() -> No
 
 SLOW = """
 import time
+from pathlib import Path
 import gymnasium, numpy as np
 from footplate_rl.environments import OwnConfig, make_environments
 from footplate_rl.watchdog import Watchdog
@@ -40,14 +41,13 @@ class Slow(gymnasium.Env):
         return np.zeros(1, np.float32), {}
 
     def step(self, action):
-        began = time.process_time()  # stands still while the process does
-        while time.process_time() < began + 0.5:
-            pass
+        while not Path("go").exists():
+            time.sleep(0.01)
         return np.zeros(1, np.float32), 1.0, False, False, {}
 
 if __name__ == "__main__":
-    config = OwnConfig(kind="own", name="slow.Slow", processes=True, timeout_seconds=3.0, restarts_in_a_row=0)
-    environments, watchdog = make_environments(config, 2), Watchdog(3.0, "the watchdog gave up")
+    config = OwnConfig(kind="own", name="slow.Slow", processes=True, timeout_seconds=4.0, restarts_in_a_row=0)
+    environments, watchdog = make_environments(config, 2), Watchdog(4.0, "the watchdog gave up")
     environments.reset(0)
     environments.send(np.zeros(2, np.int64))
     print("at work", flush=True)
@@ -63,6 +63,7 @@ def test_who_was_stopped_meanwhile_is_not_taken_for_hung(tmp_path: Path) -> None
         assert run.stdout is not None
         assert run.stdout.readline() == "at work\n"
         os.killpg(run.pid, signal.SIGSTOP)  # as Ctrl-Z does, for longer than the limit
-        time.sleep(3.5)
+        time.sleep(4.2)
+        (tmp_path / "go").touch()
         os.killpg(run.pid, signal.SIGCONT)
         assert run.communicate(timeout=60)[0] == "[1.0, 1.0] 0\n"

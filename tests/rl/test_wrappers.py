@@ -173,7 +173,7 @@ def test_actions_that_nothing_can_take_are_refused() -> None:
     with pytest.raises(FootplateError) as refused:
         prepare(counting, SingleConfig(), "Counting-v0")
     assert str(refused.value) == (
-        "environment: Counting-v0 takes actions MultiDiscrete([2 3]); only Discrete and Box actions are supported."
+        "environment: Counting-v0 takes actions MultiDiscrete([2 3]); only Discrete and Box actions are supported"
     )
 
 
@@ -183,7 +183,7 @@ def test_observations_that_do_not_flatten_are_refused() -> None:
     with pytest.raises(FootplateError) as refused:
         prepare(counting, SingleConfig(), "Counting-v0")
     assert str(refused.value) == (
-        "environment: Counting-v0 shows Graph(Discrete(2), None); only what flattens into one array is supported."
+        "environment: Counting-v0 shows Graph(Discrete(2), None); only what flattens into one array is supported"
     )
 
 
@@ -194,7 +194,7 @@ def test_image_options_are_refused_where_there_is_no_image(key: str, value: obje
             Counting(shape=(4,), dtype=np.float32), SingleConfig.model_validate({key: value}, strict=False), "It-v0"
         )
     assert str(refused.value) == (
-        f"environment.{key}: observations of It-v0 are Box(0.0, 255.0, (4,), float32), not images; leave it out."
+        f"environment.{key}: observations of It-v0 are Box(0.0, 255.0, (4,), float32), not images; leave it out"
     )
 
 
@@ -229,10 +229,10 @@ def test_each_number_of_an_observation_has_its_factor() -> None:
     ("space", "scale", "problem"),
     [
         (Box(0.0, np.inf, (2,), np.float32), "bounds", "observations of It-v0 are Box(0.0, inf, (2,), float32), "
-         "without bounds on all sides; give a factor for each number."),
-        (Box(0.0, 1.0, (2,), np.float32), (1.0,), "1 factors for observations of 2 numbers; give one for each."),
+         "without bounds on all sides; give a factor for each number"),
+        (Box(0.0, 1.0, (2,), np.float32), (1.0,), "1 factors for observations of 2 numbers; give one for each"),
         (Box(0, 255, (4, 4), np.uint8), "bounds", "observations of It-v0 are images, which networks scale; leave it "
-         "out."),
+         "out"),
     ],
 )  # fmt: skip
 def test_a_scale_that_does_not_fit_is_refused(space: Space[Any], scale: Any, problem: str) -> None:
@@ -244,4 +244,4 @@ def test_a_scale_that_does_not_fit_is_refused(space: Space[Any], scale: Any, pro
 def test_what_is_gray_already_is_made_gray_by_nobody() -> None:
     with pytest.raises(FootplateError) as refused:
         prepare(Counting(), SingleConfig(grayscale=True), "It-v0")
-    assert str(refused.value) == "environment.grayscale: observations of It-v0 are gray already; leave it out."
+    assert str(refused.value) == "environment.grayscale: observations of It-v0 are gray already; leave it out"
