@@ -31,8 +31,9 @@ class TrainingError(FootplateError):
     exit_code = 1
 
 
-def described(problem: Exception) -> str:
+def described(problem: BaseException) -> str:
     """What was raised, and where, on one line."""
     place = traceback.extract_tb(problem.__traceback__)[-1]
     message = " ".join(str(problem).split())
-    return f"{type(problem).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
+    what = f"{type(problem).__name__}: {message}".removesuffix(": ")
+    return f"{what} ({Path(place.filename).name}, line {place.lineno})"

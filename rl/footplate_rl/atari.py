@@ -124,15 +124,12 @@ class AtariEnvironments:
 
 def _native(config: AtariConfig, count: int, *, painted: bool = False) -> AtariVectorEnv:
     """The native vector environment; `painted` shows one frame in colour and in its own size instead of the stack."""
-    sticky = config.sticky_actions
-    if sticky is None:
-        sticky = 0.25 if config.protocol == "machado" else 0.0
     return AtariVectorEnv(
         config.game,
         count,
         num_threads=config.threads,
         max_num_frames_per_episode=_NO_FRAME_LIMIT,
-        repeat_action_probability=sticky,
+        repeat_action_probability=config.stickiness,
         full_action_space=config.full_action_set,
         autoreset_mode="SameStep",
         img_height=_SCREEN_HEIGHT if painted else 84,

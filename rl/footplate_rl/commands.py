@@ -38,7 +38,8 @@ def play(
     from footplate.execution import local_context, process_settings
     from footplate.folder import open_run
     from footplate.job import load_job
-    from footplate_rl.playing import play_episodes, play_recording
+    from footplate_rl.environments import protocol_of
+    from footplate_rl.playing import play_episodes, play_recording, played_by
 
     folder = open_run(run, runs)
     given = {"device": device, "seed": seed}
@@ -63,7 +64,7 @@ def play(
                 steps += episode.steps
         print(
             f"{folder.name}, checkpoint of update {chosen.update}: mean return {sum(returns) / count:g}, "
-            f"{steps / count:g} steps, over {count} episodes"
+            f"{steps / count:g} steps, over {count} episodes of {protocol_of(played_by(job))}"
         )
     for what, path in (("video", video), ("values", values)):
         if path is not None:

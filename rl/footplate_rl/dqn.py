@@ -17,12 +17,13 @@ import torch
 from pydantic import model_validator
 
 from footplate.context import Context
+from footplate.errors import TrainingError
 from footplate.job import Job
 from footplate.section import Count
 from footplate.step import Activity, Step
 from footplate.update import Update
 from footplate_rl.distributions import require_float64
-from footplate_rl.environments import make_environments
+from footplate_rl.environments import DEBUG_ENVIRONMENT, make_environments
 from footplate_rl.evaluation import evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.explorer import Explorer, FallingEpsilon
 from footplate_rl.q_learning import ReplayLoss
@@ -128,6 +129,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
     "evaluate.videos": 0,
+    **DEBUG_ENVIRONMENT,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")
@@ -171,6 +173,10 @@ def train(config: Config, context: Context) -> Iterator[Step]:
                 epsilon = config.exploration.at(steps * environments.frames_per_step)
                 explorer.policy = epsilon_greedy(network, environments.action_space, epsilon, context)
                 explorer.play(context.stream("act", rollout).random((config.rollout_steps, config.environments)))
+            if not len(replay):
+                raise TrainingError(
+                    "replay: there is nothing to learn from, every step so far was lost with its environment; mend that"
+                )
             batch = replay.sample(
                 config.batch_size,
                 context.stream("replay", update.number),

@@ -5,7 +5,7 @@ width).
 Counts: a *step* is one decision of the agent, a *frame* one picture of the emulator (`frames_per_step` of them a step).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -219,8 +219,48 @@ class AtariConfig(Section):
     timeout_seconds: Positive = 60.0
     """How long a step may take before the run ends with an error: a hung emulator thread can't be killed."""
 
+    @property
+    def stickiness(self) -> float:
+        """The probability that the emulator repeats the previous action."""
+        if self.sticky_actions is not None:
+            return self.sticky_actions
+        return 0.25 if self.protocol == "machado" else 0.0
+
+
+DEBUG_ENVIRONMENT: Mapping[str, object] = {
+    "environment.processes": False,
+    "environment.timeout_seconds": 60.0,
+    "environment.restarts_in_a_row": 3,
+}
+"""What `--debug` changes of any environment: a breakpoint in a process of its own would not stop."""
 
 EnvironmentConfig = Annotated[GymnasiumConfig | OwnConfig | AtariConfig, Field(discriminator="kind")]
+
+
+def name_of(config: GymnasiumConfig | OwnConfig | AtariConfig) -> str:
+    """The name or id of what is played, as errors call it."""
+    match config:
+        case OwnConfig():
+            return config.name
+        case GymnasiumConfig():
+            return config.id
+        case AtariConfig():
+            return config.game
+
+
+def protocol_of(config: GymnasiumConfig | OwnConfig | AtariConfig) -> str:
+    """What is played, as a score is to be read.
+
+    >>> protocol_of(AtariConfig(kind="atari", game="pong", protocol="classic"))
+    'pong, protocol classic: sticky actions 0, minimal action set, frame skip 4'
+    """
+    if not isinstance(config, AtariConfig):
+        return name_of(config)
+    actions = "full" if config.full_action_set else "minimal"
+    return (
+        f"{config.game}, protocol {config.protocol}: sticky actions {config.stickiness:g}, {actions} action set, "
+        f"frame skip {config.frame_skip}"
+    )
 
 
 def make_environments(

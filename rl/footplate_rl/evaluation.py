@@ -3,6 +3,7 @@
 Axes: N environment of this rank.
 """
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import count
@@ -24,6 +25,7 @@ from footplate_rl.environments import (
     Observations,
     OwnConfig,
     make_environments,
+    protocol_of,
 )
 from footplate_rl.policy import ActionChoice, Policy
 from footplate_rl.watching import Recorder, returns_picture, watch
@@ -124,7 +126,7 @@ def evaluate_policy(
     mine = slice(*(len(quota) * rank // context.ranks for rank in (context.rank, context.rank + 1)))
     own: list[Episode] = []
     watched = max(config.videos, int(config.values)) if context.rank == 0 else 0
-    recorder = Recorder(min(watched, len(quota[mine])), context.seed, stream, update)
+    recorder = Recorder(environment, min(watched, len(quota[mine])), context.seed, stream, update)
     if quota[mine]:
         environments = make_environments(
             environment, len(quota[mine]), first_index=mine.start, seed=context.seed, stream=stream, training=False
@@ -142,7 +144,7 @@ def evaluate_policy(
     returns = [episode.total_reward for episode in sorted(played, key=lambda episode: episode.environment)]
     low, high = bootstrap_interval(returns, context.stream(f"{stream}/interval", update))
     recordings = sorted(recorder.recordings, key=lambda recording: recording.index)
-    yield from watch(recordings, policy, environment, context, videos=config.videos, values=config.values)
+    yield from watch(recordings, policy, context, videos=config.videos, values=config.values)
     if config.histogram and context.rank == 0:
         yield Step(update, activity=Activity("evaluate", len(own), len(own)), media=returns_picture(returns, update))
     return {
@@ -177,6 +179,7 @@ def evaluate_saved(
 
     Seeds are others than those that chose the best checkpoint. The last step carries the metrics.
     """
+    logging.getLogger("footplate").info(f"playing {protocol_of(environment)}")
     with closing(make_environments(environment, 1, seed=context.seed, training=False)) as environments:
         spaces = environments.observation_space, environments.action_space
     policy = saved_policy(*spaces, context)

@@ -3,7 +3,9 @@
 Axes: N environments, O all axes of one observation.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -19,10 +21,11 @@ import footplate_rl.toys  # noqa: F401  (registers our own ids)
 from footplate.errors import FootplateError, TrainingError, described
 from footplate_rl.actions import checked_actions
 from footplate_rl.autoreset import Autoreset
-from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions
+from footplate_rl.environments import GymnasiumConfig, Observations, OwnConfig, Seeds, Transitions, name_of
 from footplate_rl.wrappers import Environment, StepResult, prepare
 
 ADVICE = "mend it, and `footplate resume` goes on from the last checkpoint"
+_RAISED = (Exception, SystemExit)  # pygame's programs exit where their window is closed
 _MODES = {"same_step": AutoresetMode.SAME_STEP, "next_step": AutoresetMode.NEXT_STEP}
 
 
@@ -48,9 +51,13 @@ class GymnasiumEnvironments:
         self._seeds = seeds
         self._autoreset = Autoreset(config.autoreset, seeds.indices)
         self._actions: NDArray[Any] | None = None
-        self._vector = SyncVectorEnv(
-            [Maker(config, index, render=render) for index in seeds.indices], autoreset_mode=_MODES[config.autoreset]
-        )
+        makers = [Maker(config, index, render=render) for index in seeds.indices]
+        try:
+            self._vector = SyncVectorEnv(makers, autoreset_mode=_MODES[config.autoreset])
+        except RuntimeError as problem:
+            raise FootplateError(
+                f"environment: {name_of(config)} makes environments with different spaces; make all alike"
+            ) from problem
         observations, actions = self._vector.single_observation_space, self._vector.single_action_space
         assert isinstance(observations, Box)
         assert isinstance(actions, Discrete | Box)
@@ -90,7 +97,7 @@ class GymnasiumEnvironments:
         return self._autoreset.transitions(observations_NO, rewards_N, terminated_N, truncated_N, finals_N)
 
     def render(self) -> list[NDArray[np.uint8]]:
-        return [np.asarray(frame, np.uint8) for frame in self._vector.render() or ()]
+        return [*self._told(self._vector.render)]
 
     def close(self) -> None:
         self._vector.close()
@@ -119,7 +126,10 @@ class Maker:
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Raises FailedEnvironmentError where an environment raises anything, or shows what is not of its space."""
+    """Raises FailedEnvironmentError where an environment raises anything, or shows what is not of its space.
+
+    What it tells besides goes no further: no learner reads it, and of several environments it must not fit together.
+    """
 
     def __init__(self, environment: Environment, index: int) -> None:
         super().__init__(environment)
@@ -128,27 +138,44 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            observation, information = self.env.reset(seed=seed, options=options)
+            observation, _ = self.env.reset(seed=seed, options=options)
             self._check(observation)
-        except Exception as exception:
+        except _RAISED as exception:
             raise self._failure("reset", exception) from exception
-        return observation, information
+        return observation, {}
 
     def step(self, action: Any) -> StepResult:
         if isinstance(action, np.integer):
             action = int(action)  # `Discrete` takes ten times as long to check one of NumPy's
         try:
-            observation, reward, terminated, truncated, information = self.env.step(action)
+            observation, reward, terminated, truncated, _ = self.env.step(action)
             self._check(observation)
-        except Exception as exception:
+            return observation, float(reward), bool(terminated), bool(truncated), {}
+        except _RAISED as exception:
             raise self._failure("step", exception) from exception
-        return observation, float(reward), bool(terminated), bool(truncated), information
+
+    def render(self) -> Any:
+        try:
+            picture = np.asarray(self.env.render(), np.uint8)
+            if picture.ndim != 3 or picture.shape[2] != 3:
+                raise ValueError(f"a picture of shape {picture.shape}, not height, width and 3 colours")
+        except _RAISED as exception:
+            raise self._failure("render", exception) from exception
+        return picture
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except _RAISED as exception:
+            logging.getLogger("footplate").warning(
+                f"environment {self._index}: close raised {described(exception)}; nothing else is lost"
+            )
 
     def _check(self, observation: Any) -> None:
         if (shape := np.shape(observation)) != self._shape:
             raise ValueError(f"an observation of shape {shape} where the space has {self._shape}")
 
-    def _failure(self, what: str, exception: Exception) -> FailedEnvironmentError:
+    def _failure(self, what: str, exception: BaseException) -> FailedEnvironmentError:
         return FailedEnvironmentError(self._index, f"{what} raised {described(exception)}")
 
 
@@ -158,9 +185,10 @@ def make_single(config: GymnasiumConfig | OwnConfig, *, render: bool = False) ->
         environment, name = _made(config, render)
     except FootplateError:
         raise
-    except Exception as exception:
-        name = config.name if isinstance(config, OwnConfig) else config.id
-        raise FootplateError(f"environment: {name} can't be made: {described(exception)}; mend it") from exception
+    except _RAISED as exception:
+        raise FootplateError(
+            f"environment: {name_of(config)} can't be made: {described(exception)}; mend it"
+        ) from exception
     for space in ("observation_space", "action_space"):
         if not isinstance(environment, gymnasium.Env) or not hasattr(environment, space):
             raise FootplateError(
@@ -209,7 +237,8 @@ def _check_that_it_draws(config: GymnasiumConfig | OwnConfig) -> None:
 def why_it_is_not_drawn(config: GymnasiumConfig | OwnConfig) -> str | None:
     """What keeps this environment from being drawn; None where nothing does."""
     environment, name = make_single(config)
-    environment.close()
+    with suppress(Exception):
+        environment.close()
     if "rgb_array" in (environment.metadata.get("render_modes") or ()):
         return None
     return f"{name} can't be drawn, it has no render mode rgb_array"

@@ -24,7 +24,7 @@ from footplate.step import Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
 from footplate_rl.distributions import distribution_of, require_float64
-from footplate_rl.environments import EnvironmentConfig
+from footplate_rl.environments import DEBUG_ENVIRONMENT, EnvironmentConfig
 from footplate_rl.evaluation import Evaluation, evaluate_and_observe, evaluate_saved, policy_metrics
 from footplate_rl.groups import open_groups, own_rows
 from footplate_rl.losses import ActorCriticLoss
@@ -133,6 +133,7 @@ DEBUG_OVERRIDES: Mapping[str, object] = {
     "evaluate.episodes": 2,
     "evaluate.environments": 2,
     "evaluate.videos": 0,
+    **DEBUG_ENVIRONMENT,
 }
 
 EVALUATION_KEYS = ("evaluate", "environment")

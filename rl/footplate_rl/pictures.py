@@ -99,12 +99,18 @@ def draw_returns(returns: Sequence[float], title: str) -> Picture:
     return _drawn(figure)
 
 
+def require_that_it_can_be_saved(path: Path) -> None:
+    """Raise FootplateError where `save_picture` would, before anything is drawn."""
+    if path.suffix != ".png":
+        raise FootplateError(f"--values: {path}: only .png files are written; call it {path.with_suffix('.png').name}")
+    if not path.parent.is_dir():
+        raise FootplateError(f"--values: {path}: {path.parent} is no folder; make it first")
+
+
 def save_picture(picture: Picture, path: Path) -> None:
     """Write the PNG. Raises FootplateError where that fails."""
     from matplotlib.image import imsave
 
-    if path.suffix != ".png":
-        raise FootplateError(f"--values: {path}: only .png files are written; call it {path.with_suffix('.png').name}")
     try:
         imsave(path, picture.pixels)
     except OSError as error:

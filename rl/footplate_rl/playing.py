@@ -15,8 +15,8 @@ from footplate.context import Context
 from footplate.errors import FootplateError
 from footplate.job import Job
 from footplate.tasks import load_task
-from footplate_rl.environments import AtariConfig, Episode, GymnasiumConfig, OwnConfig, make_environments
-from footplate_rl.pictures import Thoughts, save_picture
+from footplate_rl.environments import AtariConfig, Episode, GymnasiumConfig, OwnConfig, make_environments, name_of
+from footplate_rl.pictures import Thoughts, require_that_it_can_be_saved, save_picture
 from footplate_rl.policy import Policy
 from footplate_rl.recording import in_this_process, load_recording, play_again
 from footplate_rl.video import VideoFile
@@ -41,6 +41,8 @@ def play_episodes(
     environment, task = played_by(job), cast("_Agent", load_task(job.task))
     if not isinstance(environment, AtariConfig):
         environment = in_this_process(environment)
+    if values is not None:
+        require_that_it_can_be_saved(values)
     with ExitStack() as stack:
         environments = make_environments(
             environment, 1, seed=context.seed, stream=_STREAM, training=False, render=video is not None
@@ -83,15 +85,19 @@ def played_by(job: Job) -> GymnasiumConfig | OwnConfig | AtariConfig:
 
 
 def play_recording(job: Job, path: Path, video: Path | None = None) -> tuple[Episode, float]:
-    """The episode of a recording, played again in the run's environment, and the return that was recorded.
+    """The episode of a recording, played again in the environment that it names, and the return that was recorded.
 
-    Raises FootplateError for what is no recording, and for an environment that does not end where the actions do.
+    Raises FootplateError for what is no recording, for one of something that the run does not play (which could name
+    any code), and for an environment that does not end where the actions do.
     """
     recording = load_recording(path)
-    moments = list(play_again(recording, played_by(job), video))
+    recorded, played = name_of(recording.environment), name_of(played_by(job))
+    if recorded != played:
+        raise FootplateError(f"--replay: {path}: is of {recorded}, and the run plays {played}; name one of its own")
+    moments = list(play_again(recording, video))
     if not moments or (ended := moments[-1].ended) is None:
         raise FootplateError(
-            f"--replay: {path}: after its {len(recording.actions)} actions the episode goes on; it is of another "
-            "environment, or this one does not repeat itself"
+            f"--replay: {path}: after its {len(recording.actions)} actions the episode goes on; the environment does "
+            "not repeat itself, or is not what it was"
         )
     return ended, recording.total_reward

@@ -9,7 +9,7 @@ Axes: N the one environment, O all axes of an observation.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from footplate.errors import FootplateError
+from footplate.section import Section, WholeNumber
 from footplate_rl.environments import (
     AtariConfig,
+    EnvironmentConfig,
     Episode,
     GymnasiumConfig,
     Observations,
@@ -30,16 +32,17 @@ from footplate_rl.environments import (
 from footplate_rl.video import VideoFile
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(Section):
     """The first episode of an environment after a reset."""
 
-    update: int
+    environment: EnvironmentConfig
+    """What was played."""
+    update: WholeNumber
     """After how many updates it was played."""
     seed: int
     """Of the run."""
     stream: str
-    index: int
+    index: WholeNumber
     """Of the environment; its own seed follows from the run's, stream, index and update."""
     actions: tuple[Any, ...]
     """One for each step: a number, or nested lists where actions are continuous."""
@@ -50,18 +53,17 @@ class Recording:
         """What the environment's `reset` was given: with it and the actions any program can play the episode."""
         return Seeds(self.seed, self.stream, range(self.index, self.index + 1)).at(self.update)[0]
 
-    def save(self, path: Path, environment: GymnasiumConfig | OwnConfig | AtariConfig) -> None:
-        """Write it as JSON, with what was played."""
-        facts = asdict(self) | {"environment_seed": self.environment_seed}
-        path.write_text(json.dumps(facts | {"environment": environment.model_dump(mode="json")}) + "\n")
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        facts = self.model_dump(mode="json") | {"environment_seed": self.environment_seed}
+        path.write_text(json.dumps(facts) + "\n")
 
 
 def load_recording(path: Path) -> Recording:
     """The recording in a file. Raises FootplateError where it is none."""
     try:
         facts = json.loads(path.read_text())
-        known = {name: facts[name] for name in Recording.__dataclass_fields__}
-        return Recording(**known | {"actions": tuple(known["actions"])})
+        return Recording.model_validate_json(json.dumps({name: facts[name] for name in Recording.model_fields}))
     except OSError as error:
         raise FootplateError(f"--replay: {path}: cannot be read ({error.strerror}); name another file") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -83,10 +85,9 @@ class Moment:
     """A word for each action, or none."""
 
 
-def play_again(
-    recording: Recording, environment: GymnasiumConfig | OwnConfig | AtariConfig, video: Path | None = None
-) -> Iterator[Moment]:
+def play_again(recording: Recording, video: Path | None = None) -> Iterator[Moment]:
     """The episode, step by step, also into a video. It ends with the actions, whether or not the environment does."""
+    environment = recording.environment
     if not isinstance(environment, AtariConfig):
         environment = in_this_process(environment)
     with ExitStack() as stack:

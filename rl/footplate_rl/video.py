@@ -39,14 +39,17 @@ class VideoFile:
         self._shape: tuple[int, ...] = ()
 
     def write(self, picture_HW3: NDArray[np.uint8]) -> None:
-        """Append a picture; all have the size of the first. Raises ValueError for another."""
+        """Append a picture; all have the size of the first. Raises FootplateError for another."""
         from av import VideoFrame
 
         if self._stream is None:
             self._shape = picture_HW3.shape
             self._stream = self._begin(*_enlarged(picture_HW3).shape[:2])
         if picture_HW3.shape != self._shape:
-            raise ValueError(f"a picture of shape {picture_HW3.shape} in a video of {self._shape}")
+            raise FootplateError(
+                f"environment: render shows a picture of shape {picture_HW3.shape} after one of {self._shape}; "
+                "draw all of one size"
+            )
         frame = VideoFrame.from_ndarray(_enlarged(picture_HW3), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 

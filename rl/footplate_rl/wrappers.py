@@ -46,13 +46,20 @@ def prepare(environment: Environment, config: SingleConfig, name: str) -> Enviro
         for key in ("grayscale", "resize", "frame_stack"):
             if getattr(config, key):
                 raise FootplateError(f"environment.{key}: observations of {name} are {space}, not images; leave it out")
-        if not isinstance(space, Box):
+        if not isinstance(space, Box) or not space.shape:
             if not space.is_np_flattenable:
                 raise FootplateError(
                     f"environment: {name} shows {space}; only what flattens into one array is supported"
                 )
             environment = FlattenObservation(environment)
-        return environment if config.observation_scale is None else _scaled(environment, config.observation_scale, name)
+        shown = environment.observation_space
+        assert isinstance(shown, Box)
+        if not prod(shown.shape):
+            raise FootplateError(f"environment: {name} shows {space}, which holds no number; show at least one")
+        if config.observation_scale is not None:
+            return _scaled(environment, config.observation_scale, name)
+        # Bytes are for images, which networks scale.
+        return environment if shown.dtype != np.uint8 else _scaled(environment, (1.0,) * prod(shown.shape), name)
     if config.observation_scale is not None:
         raise FootplateError(
             f"environment.observation_scale: observations of {name} are images, which networks scale; leave it out"

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -85,6 +85,60 @@ class Misbehaving(gymnasium.Env[Any, Any]):
             if self.what == "nan observation":
                 observation[1] = np.nan
         return observation, reward * self.scale, False, False, {}
+
+
+class Odd(gymnasium.Env[Any, Any]):
+    """Legal, or nearly: says, pays, draws and closes in ways that few do. Its one observation is always the same."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    made = 0
+
+    def __init__(self, what: str = "nothing", render_mode: str | None = None) -> None:
+        Odd.made += 1
+        self.render_mode, self.what, self.steps = render_mode, what, 0
+        self.action_space = Discrete(2)
+        self.observation_space: gymnasium.Space[Any] = {
+            "scalar": Box(0.0, 1.0, (), np.float32),
+            "bytes": Box(0, 9, (3,), np.uint8),
+            "empty": Box(0.0, 1.0, (0,), np.float32),
+            "all different": Box(0.0, float(Odd.made), (3,), np.float32),
+        }.get(what, Box(0.0, 1.0, (3,), np.float32))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._shown(), self._information()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        rewards: dict[str, Any] = {"pays nothing": None, "pays twice": np.ones(2)}
+        if self.what == "exit":
+            raise SystemExit
+        return self._shown(), rewards.get(self.what, 1.0), self.steps == 3, False, self._information()
+
+    def render(self) -> Any:
+        if self.what == "draws nothing":
+            return None
+        if self.what == "can't draw":
+            raise OSError("no display")
+        return np.zeros((30 + (self.steps if self.what == "draws larger and larger" else 0), 30, 3), np.uint8)
+
+    def close(self) -> None:
+        if self.what == "can't close":
+            raise RuntimeError("it is stuck")
+
+    def _shown(self) -> Any:
+        assert self.observation_space.shape is not None
+        return np.ones(self.observation_space.shape, self.observation_space.dtype)
+
+    def _information(self) -> Any:
+        said: dict[str, Any] = {
+            "tells of what may be none": {"winner": None if self.steps % 2 else 3},
+            "tells of more and more": {"legal": np.arange(self.steps)},
+            "tells of many types": {"phase": "end" if self.steps % 2 else 0},
+            "tells nothing": None,
+        }
+        return said.get(self.what, {})
 
 
 class Spaceless(gymnasium.Env[Any, Any]):

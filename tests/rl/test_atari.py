@@ -279,7 +279,7 @@ def test_an_emulator_that_hangs_ends_the_run_at_the_watchdogs_timeout(tmp_path: 
         "import sys, numpy as np\n"
         "from footplate.errors import TrainingError\n"
         "from footplate_rl.environments import AtariConfig, make_environments\n"
-        "environments = make_environments(AtariConfig(kind='atari', game='pong', timeout_seconds=0.5), 1)\n"
+        "environments = make_environments(AtariConfig(kind='atari', game='pong', timeout_seconds=2), 1)\n"
         "environments.reset(0)\n"
         "environments.action_space.n = 7\n"
         "try:\n"
@@ -290,7 +290,7 @@ def test_an_emulator_that_hangs_ends_the_run_at_the_watchdogs_timeout(tmp_path: 
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert ended.stdout.strip() == (
-        "environment: the emulator of pong has not answered for 0.5 s and can't be killed; "
+        "environment: the emulator of pong has not answered for 2 s and can't be killed; "
         "`footplate resume` goes on from the last checkpoint"
     )
     assert ended.returncode == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from footplate.checkpoint import Checkpoint, CheckpointStore
 from footplate.context import Context
-from footplate.errors import FootplateError
+from footplate.errors import FootplateError, TrainingError
 from footplate.job import load_job
 from footplate.step import Mean, Step
 from footplate_rl.action_values import QNetwork
@@ -283,3 +283,29 @@ def test_continuous_actions_are_refused() -> None:
         "network: actions are Box(-2.0, 2.0, (1,), float32); values are of discrete ones, so use an environment that "
         "has them, or a3c"
     )
+
+
+def test_a_replay_in_which_every_step_was_lost_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    exiting = {"kind": "own", "name": "broken_environments.Odd", "arguments": {"what": "exit"}, "processes": True}
+    config = config_of(
+        environment=exiting | {"restarts_in_a_row": 9},
+        environments=1,
+        rollout_steps=1,
+        learning_starts_steps=2,
+        batch_size=1,
+    )
+    with pytest.raises(TrainingError) as error:
+        list(train(config, Context()))
+    assert str(error.value) == (
+        "replay: there is nothing to learn from, every step so far was lost with its environment; mend that"
+    )
+
+
+@pytest.mark.parametrize("task", ["paac", "ppo", "dqn"])
+def test_under_debug_breakpoints_in_environments_stop(task: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    environment = "{kind: gymnasium, id: footplate/Catch-v0, processes: true, timeout_seconds: 5}"
+    recipe.write_text(f"task: {task}\nnetwork: {{kind: mlp}}\nenvironment: {environment}\n")
+    assert load_job(recipe).config.environment.processes  # type: ignore[attr-defined]
+    assert not load_job(recipe, debug=True).config.environment.processes  # type: ignore[attr-defined]

@@ -1,9 +1,11 @@
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 from footplate.errors import FootplateError, TrainingError
@@ -18,6 +20,7 @@ from footplate_rl.environments import (
     Transitions,
     make_environments,
 )
+from footplate_rl.networks import MLP, build_network, scaled
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +189,90 @@ def test_an_environment_that_cannot_be_made_is_one_line(config: GymnasiumConfig 
     with pytest.raises(FootplateError) as refused:
         make_environments(config, 2)
     assert str(refused.value) == message
+
+
+def odd(what: str, **rest: Any) -> OwnConfig:
+    return OwnConfig(kind="own", name="broken_environments.Odd", arguments={"what": what}, **rest)
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step"])
+@pytest.mark.parametrize(
+    "what", ["tells of what may be none", "tells of more and more", "tells of many types", "tells nothing"]
+)
+def test_what_an_environment_tells_besides_is_left_alone(what: str, mode: Any) -> None:
+    with closing(make_environments(odd(what, autoreset=mode), 2)) as environments:
+        environments.reset(0)
+        steps = [environments.step(np.array([0, 1])) for _ in range(7)]
+    assert sum(len(step.episodes) for step in steps) == 4
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"), [("pays nothing", "TypeError"), ("pays twice", "TypeError"), ("exit", "SystemExit (")]
+)
+def test_what_pays_no_number_or_exits_ends_the_run_in_one_line(what: str, problem: str) -> None:
+    with closing(make_environments(odd(what), 2)) as environments:
+        environments.reset(0)
+        with pytest.raises(TrainingError) as failed:
+            environments.step(np.array([0, 1]))
+    assert str(failed.value).startswith(f"environment 0: step raised {problem}")
+    assert str(failed.value).endswith("; mend it, and `footplate resume` goes on from the last checkpoint")
+
+
+def test_one_that_can_not_be_closed_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    environments = make_environments(odd("can't close"), 2)
+    environments.reset(0)
+    environments.close()
+    assert caplog.messages == [
+        f"environment {number}: close raised RuntimeError: it is stuck (broken_environments.py, line "
+        f"{line_of('it is stuck')}); nothing else is lost"
+        for number in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        ("can't draw", f"OSError: no display (broken_environments.py, line {line_of('no display')})"),
+        ("draws nothing", "TypeError: "),
+    ],
+)
+def test_one_that_can_not_be_drawn_is_one_line(what: str, problem: str) -> None:
+    with closing(make_environments(odd(what), 1, render=True)) as environments:
+        environments.reset(0)
+        with pytest.raises(TrainingError) as failed:
+            environments.render()
+    assert str(failed.value).startswith(f"environment 0: render raised {problem}")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "all different",
+            "environment: broken_environments.Odd makes environments with different spaces; make all alike",
+        ),
+        (
+            "empty",
+            "environment: broken_environments.Odd shows Box([], [], (0,), float32), which holds no number; show at "
+            "least one",
+        ),
+    ],
+)
+def test_spaces_that_nothing_can_take_are_one_line(what: str, message: str) -> None:
+    with pytest.raises(FootplateError) as refused:
+        make_environments(odd(what), 2)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("what", ["scalar", "bytes"])
+def test_what_is_no_image_reaches_the_network_as_it_is(what: str) -> None:
+    with closing(make_environments(odd(what), 2)) as environments:
+        observations = environments.reset(0)
+        assert observations.dtype == np.float32
+        assert observations.tolist() == ([[1.0]] if what == "scalar" else [[1.0, 1.0, 1.0]]) * 2
+        network = build_network(MLP(), environments.observation_space, environments.action_space)
+        assert torch.equal(scaled(torch.from_numpy(observations), torch.float32), torch.from_numpy(observations))
+        assert network(torch.from_numpy(observations))[0].shape == (2, 2)
 
 
 def test_an_environment_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:

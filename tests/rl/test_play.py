@@ -63,7 +63,10 @@ def test_play_prints_each_episode_and_the_mean(tmp_path: Path) -> None:
     *episodes, mean = play(tmp_path, "--episodes", "3")
     returns = [int(line.split("return ")[1].split(",")[0]) for line in episodes]
     assert episodes == [f"episode {number}: return {score}, 9 steps" for number, score in enumerate(returns, 1)]
-    assert mean == f"untrained, checkpoint of update 7: mean return {sum(returns) / 3:g}, 9 steps, over 3 episodes"
+    assert mean == (
+        f"untrained, checkpoint of update 7: mean return {sum(returns) / 3:g}, 9 steps, over 3 episodes of "
+        "footplate/Catch-v0"
+    )
 
 
 def test_an_episode_can_be_played_again_and_another_seed_gives_others(tmp_path: Path) -> None:
@@ -136,23 +139,30 @@ def test_what_cannot_be_drawn_is_played_without_a_video_only(tmp_path: Path) -> 
 # Recordings and pictures
 
 
-def recorded(path: Path) -> int:
+def recorded(path: Path, config: GymnasiumConfig) -> int:
     """A recording of CartPole that falls to one side, and how many steps that takes."""
-    config = GymnasiumConfig(id="CartPole-v1")
     environments = make_environments(config, 1, seed=1, stream="evaluation")
     environments.reset(40)
-    steps = 1
-    while not environments.step(np.array([1])).episodes:
-        steps += 1
+    played = [environments.step(np.array([1]))]
+    while not played[-1].episodes:
+        played.append(environments.step(np.array([1])))
     environments.close()
-    Recording(40, 1, "evaluation", 0, (1,) * steps, float(steps)).save(path, config)
-    return steps
+    Recording(
+        environment=config,
+        update=40,
+        seed=1,
+        stream="evaluation",
+        index=0,
+        actions=(1,) * len(played),
+        total_reward=played[-1].episodes[0].total_reward,
+    ).save(path)
+    return len(played)
 
 
 def test_a_recording_is_played_again(tmp_path: Path) -> None:
     make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
     kept, video = tmp_path / "kept.json", tmp_path / "again.mp4"
-    steps = recorded(kept)
+    steps = recorded(kept, GymnasiumConfig(id="CartPole-v1"))
     assert play(tmp_path, "--replay", str(kept), "--video", str(video)) == [
         f"kept.json: return {steps}, {steps} steps, as recorded",
         f"video: {video}",
@@ -162,6 +172,15 @@ def test_a_recording_is_played_again(tmp_path: Path) -> None:
     assert play(tmp_path, "--replay", str(kept)) == [
         f"kept.json: return {steps}, {steps} steps, where 1000 was recorded"
     ]
+
+
+def test_a_recording_is_played_in_its_own_environment(tmp_path: Path) -> None:
+    make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
+    kept = tmp_path / "kept.json"
+    steps = recorded(kept, GymnasiumConfig(id="CartPole-v1", frame_skip=3))
+    total = json.loads(kept.read_text())["total_reward"]
+    assert total > 2 * steps
+    assert play(tmp_path, "--replay", str(kept)) == [f"kept.json: return {total:g}, {steps} steps, as recorded"]
 
 
 def test_values_are_drawn(tmp_path: Path) -> None:
@@ -178,16 +197,22 @@ def test_values_are_drawn(tmp_path: Path) -> None:
          "another file"),
         (["--replay", "text.json"], "--replay: text.json: is no recording of an episode; name a .json file from "
          "the videos of a run"),
-        (["--replay", "short.json"], "--replay: short.json: after its 2 actions the episode goes on; it is of another "
-         "environment, or this one does not repeat itself"),
+        (["--replay", "short.json"], "--replay: short.json: after its 2 actions the episode goes on; the environment "
+         "does not repeat itself, or is not what it was"),
+        (["--replay", "seedless.json"], "--replay: seedless.json: is no recording of an episode; name a .json file "
+         "from the videos of a run"),
+        (["--replay", "early.json"], "--replay: early.json: is no recording of an episode; name a .json file from the "
+         "videos of a run"),
+        (["--replay", "pong.json"], "--replay: pong.json: is of pong, and the run plays CartPole-v1; name one of its "
+         "own"),
         (["--replay", "short.json", "--episodes", "2"], "--episodes: changes nothing of an episode that is replayed; "
          "leave it out"),
         (["--replay", "short.json", "--checkpoint", "last"], "--checkpoint: changes nothing of an episode that is "
          "replayed; leave it out"),
         (["--values", "values.jpg", "--episodes", "1"], "--values: values.jpg: only .png files are written; call it "
          "values.png"),
-        (["--values", "gone/values.png", "--episodes", "1"], "--values: gone/values.png: cannot be written (No such "
-         "file or directory); choose another place"),
+        (["--values", "gone/values.png", "--episodes", "1"], "--values: gone/values.png: gone is no folder; make it "
+         "first"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_again_or_drawn_is_refused(
@@ -196,8 +221,15 @@ def test_what_cannot_be_played_again_or_drawn_is_refused(
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path, {"kind": "gymnasium", "id": "CartPole-v1"})
     Path("text.json").write_text("{}")
+    cartpole = {"kind": "gymnasium", "id": "CartPole-v1"}
     short = {"update": 1, "seed": 1, "stream": "evaluation", "index": 0, "actions": [0, 1], "total_reward": 2.0}
-    Path("short.json").write_text(json.dumps(short))
+    others = {
+        "seedless": {"seed": None},
+        "early": {"update": -5},
+        "pong": {"environment": {"kind": "atari", "game": "pong"}},
+    }
+    for name, other in {"short": {}, **others}.items():
+        Path(f"{name}.json").write_text(json.dumps({"environment": cartpole, **short, **other}))
     with pytest.raises(FootplateError) as refused:
         play(tmp_path, *options)
     assert str(refused.value) == problem

@@ -79,7 +79,7 @@ def test_a_folder_that_is_not_there_is_refused_not_made(tmp_path: Path) -> None:
 def test_pictures_of_two_sizes_are_refused(tmp_path: Path) -> None:
     with VideoFile(tmp_path / "film.mp4", 5) as film:
         film.write(pictures(1, 300, 300)[0])
-        with pytest.raises(ValueError, match="a picture of shape"):
+        with pytest.raises(FootplateError, match="a picture of shape"):
             film.write(pictures(1, 302, 300)[0])
 
 

@@ -14,7 +14,7 @@ from footplate.errors import FootplateError
 from footplate.job import job_from_yaml
 from footplate.step import Picture, Step, Video
 from footplate_rl.distributions import Gaussian, distribution_of
-from footplate_rl.environments import GymnasiumConfig, make_environments
+from footplate_rl.environments import GymnasiumConfig, OwnConfig, make_environments
 from footplate_rl.evaluation import Evaluation, evaluate_policy
 from footplate_rl.exploration import EpsilonGreedy
 from footplate_rl.networks import MLP, build_network
@@ -76,8 +76,8 @@ def test_episodes_are_filmed_from_the_first_picture_to_the_last_with_what_it_tak
         facts = json.loads((tmp_path / "videos" / f"000040-evaluation-{number}.json").read_text())
         assert medium == Video(
             tmp_path / "videos" / f"000040-evaluation-{number}.mp4",
-            f"return {facts['total_reward']:g} in {len(facts['actions'])} steps, after update 40, environment seed "
-            f"{facts['environment_seed']}",
+            f"return {facts['total_reward']:g} in {len(facts['actions'])} steps, after update 40, CartPole-v1, "
+            f"environment seed {facts['environment_seed']}",
             tmp_path / "videos" / f"000040-evaluation-{number}.json",
         )
         with av.open(str(medium.path)) as container:
@@ -102,6 +102,29 @@ def test_watching_changes_nothing_of_what_is_scored(memory: LSTM | None, tmp_pat
 
 def test_without_a_run_folder_nothing_is_filmed() -> None:
     assert media_of(evaluated(CARTPOLE, None, videos=1)[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        ("can't draw", "environment 0: render raised OSError: no display "),
+        (
+            "draws larger and larger",
+            "environment: render shows a picture of shape (31, 30, 3) after one of (30, 30, 3); draw all of one size",
+        ),
+    ],
+)
+def test_what_can_not_be_drawn_is_told_and_the_score_is_kept(
+    what: str, problem: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    own = OwnConfig(kind="own", name="broken_environments.Odd", arguments={"what": what})
+    news, scores = evaluated(own, tmp_path, videos=1)
+    assert scores["eval/return"] == 3.0
+    assert media_of(news) == {}
+    (message,) = caplog.messages
+    assert message.startswith(f"evaluation after update 40: episode 1 can't be shown: {problem}")
+    assert list((tmp_path / "videos").iterdir()) == []
 
 
 def test_an_environment_that_does_not_repeat_itself_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
