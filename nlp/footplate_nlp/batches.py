@@ -88,13 +88,14 @@ class BatchOrder:
             planned = (self._epoch, self._block)
             pairs, batches = self._plan(_rows(blocks[self._block]))
             while planned == (self._epoch, self._block):
-                rows = batches[self._next]
+                rows = batches[self._next] if batches else None  # none where all of the block's pairs are too wide
                 self._next += 1
-                if self._next == len(batches):
+                if self._next >= len(batches):
                     self._next = 0
                     self._block = (self._block + 1) % len(blocks)
                     self._epoch += self._block == 0
-                yield self._cut(pairs, rows)
+                if rows is not None:
+                    yield self._cut(pairs, rows)
 
     def state_dict(self) -> dict[str, int | str]:
         """The position, and what it is a position in."""
@@ -116,6 +117,8 @@ class BatchOrder:
         stream = self._context.stream("order", self._epoch, self._block)
         places = stream.permutation(len(block))
         places = places[_widths(self.pairs, block[places]) <= self.longest]
+        if not len(places):
+            return self.pairs, []
         if self._segmenter is None:
             pairs, rows = self.pairs, block[places]
         else:

@@ -193,7 +193,7 @@ def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT
     beam = ends.objective_BK.shape[1]
     length = history_NT.shape[1] + 1
     chosen_BK = (found.tokens_BC[:, :beam] == EOS) & (found.scores_BC[:, :beam] > -torch.inf)
-    chosen = zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)
+    chosen = [*zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)]
     ending = [(b, k) for b, k in chosen if length < sentences[b].maximum]
     forced = [(b, k) for b, each in enumerate(sentences) if length == each.maximum for k in range(beam)]
     if not ending and not forced:
@@ -202,8 +202,8 @@ def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT
     b_E, k_E = where.unbind(1)
     objectives, values = ends.objective_BK[b_E, k_E].tolist(), ends.log_probability_BK[b_E, k_E].tolist()
     prefixes = history_NT[b_E * beam + k_E].tolist()
-    for (b, _), objective, value, prefix in zip(ending + forced, objectives, values, prefixes, strict=True):
+    by_themselves = set(chosen)
+    for (b, k), objective, value, prefix in zip(ending + forced, objectives, values, prefixes, strict=True):
         if objective > -torch.inf:
-            sentence = sentences[b]
             score = objective / config.length_penalty.divisor(length)
-            sentence.add(Hypothesis(tuple(prefix), score, value, length == sentence.maximum), beam)
+            sentences[b].add(Hypothesis(tuple(prefix), score, value, (b, k) not in by_themselves), beam)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from footplate_nlp.translation import Config
     from footplate_nlp.translator import Translator
 
-_OF_EVALUATIONS = ("report", *(f"evaluate.{key}" for key in ("split", "sentences", "samples", "scoring")))
+_OF_EVALUATIONS = ("report", "corpus", *(f"evaluate.{key}" for key in ("split", "sentences", "samples", "scoring")))
 """Keys that `evaluate` heeds and `translate` does not."""
 
 LINES_AT_ONCE = 512
@@ -92,11 +92,13 @@ def translate(
         repetition_penalty=repetition_penalty,
     )
     settings: dict[str, object] = {"average": average, "device": device}
-    settings["evaluate.prefix"] = None if prefix is None else json.dumps(prefix)
-    settings["ensemble"] = json.dumps(ensemble) if ensemble else None
+    settings["evaluate.prefix"] = None if prefix is None else json.dumps(prefix, ensure_ascii=False)
+    settings["ensemble"] = json.dumps(ensemble, ensure_ascii=False) if ensemble else None
     folder = open_run(run, runs)
     given = [f"{key}={value}" for key, value in settings.items() if value is not None]
     job, config = load_with_flags(flags, [*given, *(overrides or [])], lambda changed: _load(folder, changed))
+    if prefixes and config.evaluate.prefix:
+        raise FootplateError("evaluate.prefix: is for all lines, and with --prefixes each has its own; leave one out")
     with process_settings(job):
         which = checkpoint if checkpoint is not None else "best" if config.average == 1 else "last"
         context = local_context(job, folder.path, choose_checkpoint(folder, which, job))

@@ -6,7 +6,7 @@ Source: Gehring et al. 2017, "Convolutional sequence to sequence learning"; the 
 normalisation: Salimans & Kingma 2016, "Weight normalization", eq. 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,10 @@ class NormalisedLinear(nn.Module):
         """Begin with what `draw` puts into the weight."""
         draw(self.direction.data)
         self.length.data.copy_(self.direction.data.norm(dim=1))
+
+    def decaying(self) -> Sequence[nn.Parameter]:
+        """The lengths: how long the directions are changes nothing."""
+        return [self.length]
 
     def affine(self) -> Affine:
         """The map, its rows normalised once: for all that is computed until the weights change."""

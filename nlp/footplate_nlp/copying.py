@@ -18,6 +18,8 @@ class Copying(nn.Module):
     def __init__(self, hidden_width: int, states_width: int, input_width: int) -> None:
         super().__init__()
         self.gate = nn.Linear(hidden_width + states_width + input_width, 1)
+        nn.init.xavier_uniform_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
 
     def forward(self, hidden_BTD: Tensor, attention_BTS: Tensor, states_BSE: Tensor, input_BTI: Tensor) -> Tensor:
         """gate_BT, eq. 8 before its sigmoid: of the attended source, the decoder's state and its input."""

@@ -239,7 +239,8 @@ def text_fingerprint(corpus: Corpus) -> str:
         each = (f"{name} {text_fingerprint(single)}" for name, single in corpus.corpora.items())
         return hashlib.sha256("\n".join(each).encode()).hexdigest()
     # No tag leaves no trace: runs from before there were tags go on.
-    digest = hashlib.sha256(corpus.model_dump_json(exclude={"folder"}, exclude_none=True).encode())
+    elsewhere = {"folder", "valid", "test"} if isinstance(corpus, ParallelCorpus) else {"folder"}
+    digest = hashlib.sha256(corpus.model_dump_json(exclude=elsewhere, exclude_none=True).encode())
     if isinstance(corpus, CopyCorpus):
         digest.update(b"drawn in blocks")  # earlier ones of the same section had other sequences
     folder_key = corpus._folder_key if isinstance(corpus, ParallelCorpus) else "corpus.folder"

@@ -1,5 +1,6 @@
 """The commands `data stats`, `data prepare` and `data download`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ def stats(
 
     from footplate.errors import FootplateError
     from footplate.folder import find_run
+    from footplate.recipes import list_recipes
     from footplate.tables import print_table
     from footplate_nlp.corpora import PARTS
     from footplate_nlp.data_statistics import SIDES, measure, rows_of
@@ -39,7 +41,7 @@ def stats(
     from footplate_nlp.training_pairs import learn
     from footplate_nlp.vocabulary import Vocabulary
 
-    if find_run(recipe, runs) is not None:
+    if recipe not in {shipped.name for shipped in list_recipes()} and find_run(recipe, runs) is not None:
         _, config, vocabulary = open_vocabulary(recipe, runs, overrides or [])
     else:
         config, vocabulary = _translation(recipe, overrides), Vocabulary()
@@ -70,7 +72,7 @@ def prepare(
         f"{folder}: {len(pairs):,} pairs, {len(pairs.source.tokens):,} source and {len(pairs.target.tokens):,} target "
         f"tokens, a vocabulary of {vocabulary.source.size:,}"
     )
-    print(f"footplate train {' '.join([recipe, *(overrides or [])])} prepared={folder}")
+    print(f"footplate train {shlex.join([recipe, *(overrides or []), f'prepared={folder}'])}")
 
 
 def download(

@@ -5,6 +5,7 @@ Axes: N sentences, C what is counted in each.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -36,6 +37,14 @@ class Scoring(Section):
     """More scores than BLEU and chrF: null is none in training (TER takes seconds), all in `footplate evaluate`."""
     language: MosesLanguage | None = None
     """The target's, for `bleu_tokenised`; null reads it off the end of `corpus.target`, as in `train.de`."""
+
+    @model_validator(mode="after")
+    def _has_its_tokeniser(self) -> Self:
+        if self.tokenize == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
+            raise ValueError(
+                "tokenize: ja-mecab needs packages that are not installed; pip install 'sacrebleu[ja]', or use char"
+            )
+        return self
 
     @model_validator(mode="after")
     def _language_is_of_use(self) -> Self:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from footplate.section import Count, Fraction, Section, WholeNumber
+from footplate.section import Count, Probability, Section, WholeNumber
 from footplate_nlp.cross_entropy import logits_at_once
 from footplate_nlp.recurrent import Recurrent
 from footplate_nlp.sampling import SampleConfig, draw
@@ -34,8 +34,8 @@ class LinearDecay(Section):
     kind: Literal["linear"] = "linear"
     updates: Count
     """After how many updates it would reach 0."""
-    floor: Fraction = 0.0
-    """The share of true tokens that remains."""
+    floor: Probability = 0.0
+    """The share of true tokens that remains, below 1."""
 
     def share(self, done: int) -> float:
         """The probability of the true token after so many updates."""
@@ -115,22 +115,30 @@ def decode_mixed(
     def choose(position: int, logits_BV: Tensor) -> Tensor:
         given_B = input_BT[:, position]
         kept_B = true_BT[:, position] | (given_B == PAD) | (given_B == BOS)
-        return torch.where(kept_B, given_B, predict(logits_BV, config.prediction))
+        return torch.where(kept_B, given_B, predict(logits_BV, drawn(given_B, config)))
 
     return model.decode(memory, input_BT, attention=attention, choose=choose)
 
 
 def mixed_input(model: Seq2Seq, memory: Memory, input_BT: Tensor, true_BT: Tensor, config: ScheduledSampling) -> Tensor:
-    """What a parallel decoder is fed with: `passes` times, what it has just predicted, where the coins say so."""
-    mixed_BT = input_BT
+    """What a parallel decoder is fed with: `passes` times, what it has just predicted, where the coins say so.
+
+    All passes draw with the same uniform numbers: a position stays as it is once those before it do.
+    """
+    mixed_BT, uniform_BT = input_BT, drawn(input_BT, config)
     with torch.no_grad():
         for _ in range(config.passes or 1):
             decoded = model.decode(memory, mixed_BT)
-            mixed_BT = mix(input_BT, predictions(model, memory, decoded, config.prediction), true_BT)
+            mixed_BT = mix(input_BT, predictions(model, memory, decoded, uniform_BT), true_BT)
     return mixed_BT
 
 
-def predictions(model: Seq2Seq, memory: Memory, decoded: Decoded, how: Literal["argmax", "sample"]) -> Tensor:
+def drawn(like: Tensor, config: ScheduledSampling) -> Tensor | None:
+    """A uniform number for each token; None where the most probable one is taken."""
+    return torch.rand(like.shape, device=like.device) if config.prediction == "sample" else None
+
+
+def predictions(model: Seq2Seq, memory: Memory, decoded: Decoded, uniform_BT: Tensor | None) -> Tensor:
     """predicted_BT: the token that is to follow each position. Some sentences at a time: all logits would not fit."""
     sentences, positions, _ = decoded.hidden_BTD.shape
     device = decoded.hidden_BTD.device
@@ -140,15 +148,17 @@ def predictions(model: Seq2Seq, memory: Memory, decoded: Decoded, how: Literal["
     found = []
     for first in range(0, sentences, at_once):
         rows_B = torch.arange(first, min(first + at_once, sentences), device=device)
-        found.append(predict(model.logits(ids.select(rows_B), decoded.select(rows_B)), how))
+        uniforms = None if uniform_BT is None else uniform_BT[rows_B]
+        found.append(predict(model.logits(ids.select(rows_B), decoded.select(rows_B)), uniforms))
     return torch.cat(found)
 
 
-def predict(logits_BV: Tensor, how: Literal["argmax", "sample"]) -> Tensor:
-    """tokens_B (any leading axes), never padding nor begin of sentence. It may overwrite the logits."""
+def predict(logits_BV: Tensor, uniform_B: Tensor | None) -> Tensor:
+    """tokens_B (any leading axes), never padding nor begin of sentence. It may overwrite the logits.
+
+    The most probable token, or the one that a number between 0 and 1 draws.
+    """
     logits_BV[..., [PAD, BOS]] = -torch.inf
-    if how == "argmax":
+    if uniform_B is None:
         return logits_BV.argmax(-1)
-    flat_NV = logits_BV.flatten(0, -2)
-    uniform_N = torch.rand(len(flat_NV), device=flat_NV.device)
-    return draw(flat_NV, uniform_N, SampleConfig()).view(logits_BV.shape[:-1])
+    return draw(logits_BV.flatten(0, -2), uniform_B.flatten(), SampleConfig()).view(logits_BV.shape[:-1])

@@ -161,9 +161,9 @@ def walk(
         total_N = total_N + torch.where(ended_N, end_N, chosen_N)
         ended = ended_N.nonzero()[:, 0].tolist()
         values, prefixes = total_N[ended_N].tolist(), history_NT[ended_N].tolist()
-        for n, value, prefix in zip(ended, values, prefixes, strict=True):
+        by_itself = (tokens_N[ended_N] == EOS).tolist()
+        for n, value, prefix, truncated in zip(ended, values, prefixes, (not one for one in by_itself), strict=True):
             if found[open_rows[n]] is None:
-                truncated = position + 1 == maxima[open_rows[n]]
                 found[open_rows[n]] = Hypothesis(tuple(prefix), value, value, truncated)
         history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)
         if not ended:

@@ -1,5 +1,6 @@
 """Reading lines as they come: many at once where they come fast, at once where they come one by one."""
 
+import codecs
 import io
 import time
 from collections.abc import Iterator
@@ -49,9 +50,14 @@ def line_blocks(file: io.BufferedIOBase, lines_at_once: int, patience_seconds: f
 
 
 def text_blocks(file: io.BufferedIOBase, lines_at_once: int, name: str) -> Iterator[list[str]]:
-    """The same as text; FootplateError, with the line's number, where that is not UTF-8. `name` says what is read."""
+    """The same as text, without a byte-order mark; `name` says what is read.
+
+    FootplateError, with the line's number, where that is not UTF-8.
+    """
     number = 0
     for block in line_blocks(file, lines_at_once):
+        if number == 0:
+            block[0] = block[0].removeprefix(codecs.BOM_UTF8)
         yield [decode_line(line, f"{name}:{number + index}") for index, line in enumerate(block, start=1)]
         number += len(block)
 

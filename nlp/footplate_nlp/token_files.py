@@ -10,7 +10,7 @@ corpus.json           what it was made from and the digest of each file; written
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from footplate.errors import FootplateError
 from footplate_nlp.corpora import Corpus, single_corpora
+from footplate_nlp.scan import Pair
 from footplate_nlp.tokenised import Ints, Pairs, Sentences, tokenise
 from footplate_nlp.vocabulary import Vocabulary
 
@@ -34,13 +36,27 @@ def write_corpus(folder: Path, corpus: Corpus, vocabulary: Vocabulary, *, text: 
         tokens = [_Writer(folder, f"{side}.tokens", f"{side}.offsets", files) for side in SIDES]
         texts = [_Writer(folder, f"{side}.text", f"{side}.text.offsets", files) for side in SIDES] if text else []
         for single in single_corpora(corpus):
-            pairs = single.corpus.pairs("train")
+            pairs, done = single.corpus.pairs("train"), 0
             while block := list(islice(pairs, LINES_AT_ONCE)):
                 both = tokenise(block, vocabulary, single.tag)
+                _require_tokens(both, block, done, least=(single.tag is not None, 0))
+                done += len(block)
                 for writer, sentences in zip(tokens, (both.source, both.target), strict=True):
                     writer.add(sentences)
                 for side, writer in enumerate(texts):
                     writer.add(Sentences.of([pair[side].encode() for pair in block], np.uint8))
+
+
+def _require_tokens(both: Pairs, block: Sequence[Pair], before: int, least: tuple[int, int]) -> None:
+    """Raise FootplateError for a side that has no more than its `least` tokens: it was all characters that go."""
+    for number, sentences in enumerate((both.source, both.target)):
+        lengths = np.diff(sentences.offsets)
+        row = int(lengths.argmin())
+        if lengths[row] <= least[number]:
+            raise FootplateError(
+                f"corpus: training pair {before + row + 1}: nothing is left of its {SIDES[number]} "
+                f"{block[row][number]!r} once it is normalised; mend it or remove the pair"
+            )
 
 
 class _Writer:

@@ -42,12 +42,12 @@ def tokenize(
 ) -> None:
     """Cut standard input into pieces, separated by blanks, line by line."""
     from footplate.errors import FootplateError
-    from footplate_nlp.run_vocabulary import open_vocabulary
+    from footplate_nlp.run_vocabulary import OF_SEARCH, open_vocabulary
     from footplate_nlp.streaming import text_blocks
 
     if decode and sample:
         raise FootplateError("--sample: there is nothing to draw in --decode; leave one out")
-    job, config, vocabulary = open_vocabulary(run, runs, overrides or [])
+    job, config, vocabulary = open_vocabulary(run, runs, overrides or [], (*OF_SEARCH, "corpus"))
     tokenizer = vocabulary.source if side == Side.source else vocabulary.target
     convert = _decoding(tokenizer, ids) if decode else _encoding(tokenizer, ids, _cut(tokenizer, job, config, sample))
     number = 0

@@ -296,11 +296,14 @@ def _settings(config: Config, context: Context, update: int) -> dict[str, Any]:
     return {"update": update, "seed": context.seed, "precision": context.precision, **keys}
 
 
+_FOLDERS: Any = {"folder": True, "corpora": {"__all__": {"folder"}}}
+
+
 def _find_rival(name: str, config: Config, held: Held, context: Context) -> tuple[Config, Context]:
     """The other run and its checkpoint, to be evaluated as this one is. Raises FootplateError where it cannot be."""
     try:
         its_config, its_context = find_member(name, config, context)
-        mine, its = (each.corpus.model_dump(exclude={"folder"}) for each in (config, its_config))
+        mine, its = (each.corpus.model_dump(exclude=_FOLDERS) for each in (config, its_config))
         if mine == its:  # its files may have moved since
             its_config = its_config.model_copy(update={"corpus": config.corpus})
         else:

@@ -9,7 +9,8 @@ On the CPU torch's fused kernels take a third of the time of its loops (Adam on 
 """
 
 import inspect
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -151,6 +152,16 @@ Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
+@runtime_checkable
+class SaysWhatDecays(Protocol):
+    """A module of which other parameters decay than those with two dimensions and more."""
+
+    def decaying(self) -> Sequence[nn.Parameter]:
+        """Those of its own that do."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+
 def decay_groups(config: Optimizer, module: nn.Module) -> list[dict[str, Any]]:
     """The module's parameters in one group, or in two: those that decay and those that do not.
 
@@ -162,6 +173,10 @@ def decay_groups(config: Optimizer, module: nn.Module) -> list[dict[str, Any]]:
     exempt = {id(parameter) for part in module.modules() if isinstance(part, _NORMS) for parameter in part.parameters()}
     exempt |= {id(parameter) for name, parameter in module.named_parameters() if name.split(".")[-1] == "bias"}
     exempt |= {id(parameter) for parameter in parameters if parameter.ndim < 2}
+    for part in module.modules():
+        if isinstance(part, SaysWhatDecays):
+            exempt |= {id(parameter) for parameter in part.parameters(recurse=False)}
+            exempt -= {id(parameter) for parameter in part.decaying()}
     decayed = [parameter for parameter in parameters if id(parameter) not in exempt]
     spared = [parameter for parameter in parameters if id(parameter) in exempt]
     groups = [(decayed, config.weight_decay), (spared, 0.0)]

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +177,21 @@ def test_pairs_that_are_too_long_are_left_out_and_counted() -> None:
 def test_a_pair_that_alone_exceeds_the_budget_is_left_out() -> None:
     order = BatchOrder(pairs_of([(3, 3), (9, 2)]), 9, 50, Context())
     assert order.dropped == 1
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_block_of_nothing_but_long_pairs_is_passed_over(sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SAMPLED_BLOCK" if sampled else "BLOCK", 4)
+    pairs = pairs_of([(3, 3), (9, 2)] * 4)  # the blocks are every second pair each
+
+    def segmenter(rows: Any, epoch: int, block: int, longest: int) -> Pairs:
+        assert len(rows)
+        return pairs_of([(3, 3)] * len(rows))
+
+    order = BatchOrder(pairs, 100, 5, Context(), segmenter=segmenter if sampled else None)
+    for _ in range(3):
+        (batch,) = updates(order, 1)
+        assert len(batch.microbatches[0].source_BS) == 4
 
 
 def test_nothing_but_long_pairs_is_refused() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from footplate.errors import ConfigError
-from footplate.optimizers import Sgd, decay_groups
+from footplate.optimizers import Sgd, build_optimizer, decay_groups
 from footplate_nlp.batches import Batch
 from footplate_nlp.convolutional import Convolutional, ConvolutionalConfig
 from footplate_nlp.convolutional_layers import Convolution, NormalisedLinear
@@ -245,13 +245,24 @@ def test_embeddings_start_at_a_tenth_and_pad_at_zero() -> None:
         assert embedding.weight[1:].std().item() == pytest.approx(deviation, rel=0.01)
 
 
-def test_lengths_and_biases_do_not_decay() -> None:
+def test_lengths_decay_and_directions_do_not() -> None:
     model = small()
     decayed, spared = (group["params"] for group in decay_groups(Sgd(weight_decay=0.1), model))
-    assert {id(p) for name, p in model.named_parameters() if name.endswith(("length", "bias"))} == {
+    assert {id(p) for name, p in model.named_parameters() if name.endswith(("direction", "bias"))} == {
         id(p) for p in spared
     }
-    assert all(parameter.ndim == 2 for parameter in decayed)
+    lengths = {id(p) for name, p in model.named_parameters() if name.endswith("length")}
+    assert lengths
+    assert lengths <= {id(p) for p in decayed}
+
+
+def test_decay_makes_the_maps_shorter() -> None:
+    layer = NormalisedLinear(3, 4)
+    before = layer.affine().weight.detach()
+    optimizer = build_optimizer(Sgd(learning_rate=1.0, weight_decay=0.1), layer)
+    (layer(torch.ones(1, 3)) * 0).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    torch.testing.assert_close(layer.affine().weight, 0.9 * before)
 
 
 def test_dropout_acts_in_training_and_never_in_evaluation() -> None:

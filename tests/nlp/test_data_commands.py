@@ -77,6 +77,30 @@ def test_statistics_of_a_run_use_its_vocabulary(tmp_path: Path) -> None:
     assert rows["valid unknown tokens"] == ["1 (25.00 %)", "0 (0.00 %)"]
 
 
+def test_a_recipe_is_read_though_a_run_has_its_name(tmp_path: Path) -> None:
+    trained(tmp_path, settings(tmp_path)).path.rename(tmp_path / "copy-transformer")
+    words = [*settings(tmp_path), "vocabulary={kind: char}"]
+    assert command("data", "stats", "copy-transformer", *words, "--runs", tmp_path)[0]
+
+
+def test_what_changes_no_text_is_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path, settings(tmp_path))
+    with pytest.raises(FootplateError) as error:
+        command("data", "stats", run.path, "evaluate.search.kind=beam")
+    assert str(error.value) == "evaluate.search.kind: changes nothing in this command; leave it out"
+
+
+def test_a_side_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    words = settings(tmp_path)
+    lines = (tmp_path / "train.en").read_text().splitlines()
+    (tmp_path / "train.en").write_text("\n".join([*lines[:2], "\u200b", *lines[3:], ""]))
+    normalised = "vocabulary={kind: word, normaliser: nmt_nfkc}"
+    assert problem_of([*words, normalised]) == (
+        "corpus: training pair 3: nothing is left of its target '\\u200b' once it is normalised; mend it or remove the "
+        "pair"
+    )
+
+
 def test_a_recipe_without_text_has_no_statistics() -> None:
     with pytest.raises(FootplateError) as error:
         command("data", "stats", "catch-paac")
@@ -146,6 +170,9 @@ def test_prepared_text_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         f"prepared: {folder} was made without the text that segmentations are drawn from; "
         "prepare it anew with the recipe as it is now"
     )
+    (tmp_path / "dev.de").write_text("das haus\n")
+    (tmp_path / "dev.en").write_text("the house\n")
+    list(translation.train(config_of([*overrides, bpe, "corpus.valid=dev", "updates=1"]), Context()))
     tokens = folder / "source.tokens"
     tokens.write_bytes(tokens.read_bytes()[:-1] + b"\1")
     assert problem_of([*overrides, bpe]) == (f"prepared: {tokens} is damaged; prepare it anew, or leave this key out")

@@ -109,19 +109,25 @@ def test_what_an_oracle_foresees_is_what_it_is_fed_with_anyway(share: float, how
     assert torch.equal(mixed_input(model, model.encode(TARGET_BT), INPUT_BT, true_BT, config), INPUT_BT)
 
 
+@pytest.mark.parametrize("how", ["argmax", "sample"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_as_many_passes_as_positions_are_one_position_after_the_other(share: float) -> None:
+def test_as_many_passes_as_positions_are_one_position_after_the_other(
+    share: float, how: Literal["argmax", "sample"]
+) -> None:
     model = small().eval()
     memory = model.encode(SOURCE_BS)
     true_BT = torch.rand(INPUT_BT.shape, generator=torch.Generator().manual_seed(5)) < share
-    config = ScheduledSampling(decay=LINEAR, passes=INPUT_BT.shape[1])
+    config = ScheduledSampling(decay=LINEAR, passes=INPUT_BT.shape[1], prediction=how)
+    torch.manual_seed(7)
     found_BT = mixed_input(model, memory, INPUT_BT, true_BT, config)
+    torch.manual_seed(7)
+    uniform_BT = torch.rand(INPUT_BT.shape)
     fed_BT = INPUT_BT[:, :1]
     for position in range(1, INPUT_BT.shape[1]):
         logits_BV = model.forced(memory, fed_BT)[:, -1].detach()
-        logits_BV[:, [PAD, BOS]] = -torch.inf
+        predicted_B = predict(logits_BV, uniform_BT[:, position - 1] if how == "sample" else None)
         kept_B = true_BT[:, position] | (INPUT_BT[:, position] == PAD)
-        next_B = torch.where(kept_B, INPUT_BT[:, position], logits_BV.argmax(-1))
+        next_B = torch.where(kept_B, INPUT_BT[:, position], predicted_B)
         fed_BT = torch.cat([fed_BT, next_B[:, None]], 1)
     assert torch.equal(found_BT, fed_BT)
     assert not torch.equal(found_BT, INPUT_BT)
@@ -190,7 +196,7 @@ def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyP
     decoded = model.decode(memory, INPUT_BT)
     monkeypatch.setitem(cross_entropy.LOGITS_AT_ONCE, "cpu", 1)  # a sentence at a time
     with torch.no_grad():
-        found_BT = predictions(model, memory, decoded, "argmax")
+        found_BT = predictions(model, memory, decoded, None)
         logits_BTV = model.logits(memory, decoded)
     logits_BTV[..., [PAD, BOS]] = -torch.inf
     assert torch.equal(found_BT, logits_BTV.argmax(-1))
@@ -199,7 +205,7 @@ def test_predictions_are_those_of_all_logits_at_once(monkeypatch: pytest.MonkeyP
 def test_samples_follow_the_probabilities() -> None:
     logits_BTV = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.4, 0.2]).log().expand(1, 20_000, 6).clone()
     torch.manual_seed(1)
-    drawn_BT = predict(logits_BTV, "sample")
+    drawn_BT = predict(logits_BTV, torch.rand(logits_BTV.shape[:-1]))
     shares = torch.bincount(drawn_BT.flatten(), minlength=6) / drawn_BT.numel()
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0, 0.125, 0.5, 0.25]), atol=0.015, rtol=0)
 

@@ -61,6 +61,10 @@ def test_text_becomes_ids_and_ids_text(run: RunFolder) -> None:
     assert tokenize(run, ids, "--ids", "--decode") == LINES
 
 
+def test_a_byte_order_mark_is_dropped(run: RunFolder) -> None:
+    assert tokenize(run, b"\xef\xbb\xbfhouse\nhouse\n") == tokenize(run, "house\nhouse\n")
+
+
 def test_each_side_has_its_vocabulary(run: RunFolder) -> None:
     assert tokenize(run, "THE\n", "--side", "target") != tokenize(run, "THE\n")
     assert "<0x" in tokenize(run, "THE\n")
@@ -95,6 +99,8 @@ def test_more_lines_than_are_cut_at_once_keep_their_order(run: RunFolder) -> Non
             "standard input:1: '284' is no id of this vocabulary; give what `footplate tokenize --ids` writes",
         ),
         (b"a\n\xff\n", [], "standard input:2: byte 1 is not valid UTF-8 (0xff); convert the text to UTF-8"),
+        ("a\n", ["corpus.folder=x"], "corpus.folder: changes nothing in this command; leave it out"),
+        ("a\n", ["evaluate.split=test"], "evaluate.split: changes nothing in this command; leave it out"),
         ("a\n", ["--decode", "--sample"], "--sample: there is nothing to draw in --decode; leave one out"),
     ],
 )

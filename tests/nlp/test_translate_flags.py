@@ -110,6 +110,17 @@ def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
             ["--prefix", "a", "--prefixes"],
             "--prefix: is for all lines, and with --prefixes each has its own; leave one out",
         ),
+        (
+            b"a\n",
+            ["--prefixes", "evaluate.prefix=a"],
+            "evaluate.prefix: is for all lines, and with --prefixes each has its own; leave one out",
+        ),
+        (b"a\n", ["corpus.folder=x"], "corpus.folder: changes nothing in this command; leave it out"),
+        (
+            b"a\n",
+            ["--prefix", "\U0001f600"],
+            "line 1: '\U0001f600' has what the target vocabulary does not know; begin with words that it knows",
+        ),
         (b"a\n", ["--stop", "all"], "--stop: says when a beam is done; add --beam"),
         (
             b"a\n",
