@@ -115,18 +115,20 @@ def _drive(job_yaml: str, place: str, token: str, group: PlacementGroup, cpus: f
         log = Guard("log.txt", LogFile(folder.log), print)  # nobody sees what is printed here
         for line in told:
             log.message(line)
-        context = Context(
-            seed=job.seed,
-            device=resolve_device(job.device),
-            precision=job.precision,
-            folder=folder.path,
-            checkpoint=newest_checkpoint(folder, log.message),
-            pool=Actors(group, cpus).open,
-            share=partial(RayParameters, group=group),
-        )
         try:
-            for _ in run(job, context):
-                pass
+            with folder.lock():
+                context = Context(
+                    seed=job.seed,
+                    device=resolve_device(job.device),
+                    precision=job.precision,
+                    folder=folder.path,
+                    checkpoint=newest_checkpoint(folder, log.message),
+                    holds_lock=True,
+                    pool=Actors(group, cpus).open,
+                    share=partial(RayParameters, group=group),
+                )
+                for _ in run(job, context):
+                    pass
         except FootplateError:
             raise
         except Exception as error:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ray import tune
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, stop_reason
 from footplate.job import Best, Job, read_job
-from footplate.launch import newest_checkpoint
+from footplate.launch import chosen_checkpoint
 from footplate.step import Step, metric_value
 from footplate.tracking.log_file import LogFile
 from footplate.tracking.tracker import Guard
@@ -52,16 +53,16 @@ def train_trial(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: Job, folder: RunFolder, stop: Path) -> None:
-    folder.forget_stop()
     # Nobody sees what is printed here.
     log = Guard("log.txt", LogFile(folder.log), print)
-    checkpoint = newest_checkpoint(folder, log.message)
     assert job.best is not None  # or there would be no sweep
     scores = _Scores(job.best, folder, stop)
     # For whoever tracks it this is a run on a cluster: no console.
     job = job.model_copy(update={"on": "ray"})
-    for step in run(job, local_context(job, folder.path, checkpoint, scores.stop_requested)):
-        scores.observe(step)
+    with chosen_checkpoint(folder, log.message) as checkpoint:
+        context = local_context(job, folder.path, checkpoint, scores.stop_requested)
+        for step in run(job, replace(context, holds_lock=True)):
+            scores.observe(step)
 
 
 class _Scores:

@@ -5,7 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -58,9 +58,9 @@ def train_worker(config: dict[str, Any]) -> None:
         with _failures_told(roll, context, log), losses_named():
             if not is_url(config["folder"]):
                 _refuse_another_folder(context, folder, config["start"])
-            checkpoint = _newest_checkpoint(folder, context, log)
-            for _ in run(job, replace(context, checkpoint=checkpoint)):
-                pass
+            with _chosen_checkpoint(folder, context, log) as checkpoint:
+                for _ in run(job, replace(context, checkpoint=checkpoint, holds_lock=context.rank == 0)):
+                    pass
 
 
 @contextmanager
@@ -94,8 +94,10 @@ def _refuse_another_folder(context: Context, folder: RunFolder, token: str) -> N
         raise FootplateError(problems[0])
 
 
-def _newest_checkpoint(folder: RunFolder, context: Context, log: Guard) -> Checkpoint | None:
+@contextmanager
+def _chosen_checkpoint(folder: RunFolder, context: Context, log: Guard) -> Iterator[Checkpoint | None]:
     """Rank 0 looks, and all take the one that it found: nobody resumes from another update than the others."""
-    found = newest_checkpoint(folder, log.message) if context.rank == 0 else None
-    update = context.broadcast(None if found is None else found.update)
-    return None if update is None else CheckpointStore(folder.checkpoints).at(update)
+    with folder.lock() if context.rank == 0 else nullcontext():
+        found = newest_checkpoint(folder, log.message) if context.rank == 0 else None
+        update = context.broadcast(None if found is None else found.update)
+        yield None if update is None else CheckpointStore(folder.checkpoints).at(update)

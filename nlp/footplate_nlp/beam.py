@@ -164,7 +164,7 @@ def beam_search(
         ends = objective.ends(log_probabilities_NV)
         choice_NV = allowed(log_probabilities_NV, history_NT)
         found = objective.candidates(log_probabilities_NV, choice_NV, 2 * beam)
-        collect(still_open, ends, found, history_NT, config)
+        collect(still_open, ends, found, history_NT, choice_NV, config)
 
         is_end_BC = found.tokens_BC == EOS
         scores_BK, live_BK = found.scores_BC.masked_fill(is_end_BC, -torch.inf).topk(beam)
@@ -188,12 +188,22 @@ def beam_search(
     raise AssertionError("unreachable: every sentence has a maximum length")
 
 
-def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT: Tensor, config: BeamConfig) -> None:
-    """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses."""
+def collect(
+    sentences: list[Sentence],
+    ends: Ends,
+    found: Candidates,
+    history_NT: Tensor,
+    choice_NV: Tensor,
+    config: BeamConfig,
+) -> None:
+    """Put into each sentence's pool what ends here: the chosen ends, or at the maximum length all hypotheses.
+
+    Of the latter those were truncated whose most probable continuation is another than the end.
+    """
     beam = ends.objective_BK.shape[1]
     length = history_NT.shape[1] + 1
     chosen_BK = (found.tokens_BC[:, :beam] == EOS) & (found.scores_BC[:, :beam] > -torch.inf)
-    chosen = [*zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)]
+    chosen = zip(chosen_BK.nonzero()[:, 0].tolist(), found.rows_BC[:, :beam][chosen_BK].tolist(), strict=True)
     ending = [(b, k) for b, k in chosen if length < sentences[b].maximum]
     forced = [(b, k) for b, each in enumerate(sentences) if length == each.maximum for k in range(beam)]
     if not ending and not forced:
@@ -202,8 +212,10 @@ def collect(sentences: list[Sentence], ends: Ends, found: Candidates, history_NT
     b_E, k_E = where.unbind(1)
     objectives, values = ends.objective_BK[b_E, k_E].tolist(), ends.log_probability_BK[b_E, k_E].tolist()
     prefixes = history_NT[b_E * beam + k_E].tolist()
-    by_themselves = set(chosen)
-    for (b, k), objective, value, prefix in zip(ending + forced, objectives, values, prefixes, strict=True):
+    would_go_on = (choice_NV[b_E * beam + k_E].argmax(1) != EOS).tolist() if forced else [False] * len(ending)
+    rows = zip(ending + forced, objectives, values, prefixes, would_go_on, strict=True)
+    for (b, _), objective, value, prefix, goes_on in rows:
         if objective > -torch.inf:
+            sentence = sentences[b]
             score = objective / config.length_penalty.divisor(length)
-            sentences[b].add(Hypothesis(tuple(prefix), score, value, (b, k) not in by_themselves), beam)
+            sentence.add(Hypothesis(tuple(prefix), score, value, length == sentence.maximum and goes_on), beam)

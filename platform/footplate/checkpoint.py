@@ -273,7 +273,8 @@ class CheckpointStore:
 
     def updates(self) -> list[int]:
         """The updates that have a checkpoint, in order; whether it is intact shows when it is read."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal() and path.name.isascii())
+        names = (path.name for path in self.folder.glob("*") if path.name.isdecimal() and path.name.isascii())
+        return sorted(int(name) for name in names if name == f"{int(name):06d}")  # others, such as copies, are not ours
 
     def at(self, update: int) -> Checkpoint:
         """The checkpoint of this update."""

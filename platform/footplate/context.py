@@ -37,6 +37,8 @@ class Context:
     """The run folder, or None for a run that leaves nothing behind."""
     checkpoint: Checkpoint | None = None
     """What `restore` reads, or None for a fresh start."""
+    holds_lock: bool = False
+    """Whether whoever made this holds the lock of the run folder: it chose the checkpoint while nobody else trains."""
     stop_requested: Callable[[], str | None] = lambda: None
     """The reason why this rank was asked to stop, such as a signal; None to go on."""
     pool: OpenPool = open_pool

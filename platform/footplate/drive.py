@@ -29,7 +29,7 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
     recording = (
         nullcontext()
         if context.folder is None or context.rank > 0
-        else Record(job, RunFolder(context.folder), books.ledger, books.stopping.best_value)
+        else Record(job, RunFolder(context.folder), books.ledger, books.stopping.best_value, locked=context.holds_lock)
     )
     with closing(steps), recording as record, lack_of_memory_named(), losses_named():
         if record is not None:
@@ -47,9 +47,9 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 continue
             books.ledger.add(step)
             evaluated = any(name.startswith("eval/") for name in step.metrics)
-            score = _score(step, job)
+            score, is_best = _score(step, job), False
             if score is not None:
-                books.stopping.observe(score)
+                is_best = books.stopping.observe(score)
             elif evaluated and record is not None:
                 record.say_that_the_best_is_missing(step)
             last = step.update >= job.updates
@@ -60,7 +60,9 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 if record is not None:
                     record.row(step, books.stopping.best_value, used)
             if record is not None:
-                if step.state is not None and (job.save.due(step.update, evaluated=evaluated) or last or reason):
+                is_kept = is_best and job.save.keep_best > 0  # though no save is due: there would be nothing to keep
+                is_due = job.save.due(step.update, evaluated=evaluated) or is_kept
+                if step.state is not None and (is_due or last or reason):
                     record.save(step, {"drive": books}, score)
                 if reason:
                     record.stopping(reason, saved=step.state is not None)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ class RunFolder:
         """What to call the run on the command line, from the working directory."""
         if self.url is not None:
             return self.url
-        return self.name if self.path.parent == Path("runs").absolute() else str(relative(self.path))
+        return shlex.quote(self.name if self.path.parent == Path("runs").absolute() else str(relative(self.path)))
 
     @property
     def job(self) -> Path:
@@ -139,7 +140,8 @@ class RunFolder:
         """Remove what a killed process was about to put in its place; for the holder of the lock only."""
         for leftover in self.path.glob(".*"):
             if _LEFTOVER.match(leftover.name):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                is_folder = leftover.is_dir() and not leftover.is_symlink()
+                shutil.rmtree(leftover) if is_folder else leftover.unlink()
 
     def forget_stop(self) -> None:
         """Remove the request to stop of an earlier day. Raises FootplateError where the folder cannot be written."""
@@ -235,7 +237,7 @@ def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
 def stop_reason(path: Path) -> str | None:
     """The reason in a `stop` file; None where there is none, so that nobody is asked to stop."""
     try:
-        return path.read_text().strip() or "asked to stop"
+        return path.read_text(errors="replace").strip() or "asked to stop"
     except OSError:
         return None
 
@@ -247,9 +249,10 @@ def create_run(runs: str | Path, name: str | None, recipe: str) -> RunFolder:
     """
     candidates = [name] if name is not None else [recipe, *(f"{recipe}-{number}" for number in range(2, 10_000))]
     for candidate in candidates:
-        if Path(candidate).name != candidate or candidate in {"", ".."} or not candidate.isprintable():
+        if Path(candidate).name != candidate or candidate[:1] in {"", "."} or not candidate.isprintable():
             raise FootplateError(
-                f"--name: {candidate!r} is not a plain folder name; choose one without slashes or control characters"
+                f"--name: {candidate!r} is not a plain folder name; choose one without slashes, control characters "
+                "or a leading dot"
             )
         if (folder := _create(runs, candidate)) is not None:
             return folder

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: the first asks the run to save and end, the second abandons it, the third leaves at once."""
+"""Ctrl-C, SIGTERM and a terminal that closes: the first asks the run to save and end, the second abandons it, the third
+leaves at once."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -17,21 +18,39 @@ def say_if_heard(text: str) -> None:
         print(text, flush=True)
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], str | None]]:
-    """A function that gives the name of the signal that arrived while the block runs, or None.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""By which a run is asked to end: Ctrl-C, `timeout` and Slurm, a terminal that closes."""
 
-    The second signal raises KeyboardInterrupt where the program happens to be, and what was begun is closed. The third
-    ends the process there and then, as a kill would, and a run survives a kill. Outside the main thread, where Python
-    delivers no signals, nothing is installed.
+
+class StopRequest:
+    """The name of the signal that has arrived, or None."""
+
+    def __init__(self) -> None:
+        self.arrived: list[str] = []
+        self.nothing_to_save = False
+        """Whether the first signal may abandon the run, as nothing has been trained yet."""
+
+    def __call__(self) -> str | None:
+        return self.arrived[0] if self.arrived else None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """What arrives while the block runs.
+
+    The second signal raises KeyboardInterrupt where the program happens to be, and what was begun is closed; so does
+    the first while there is nothing to save. The third ends the process there and then, as a kill would, and a run
+    survives a kill. Outside the main thread, where Python delivers no signals, nothing is installed; nor for a signal
+    that is ignored, as SIGHUP is under `nohup`.
     """
-    arrived: list[str] = []
+    request = StopRequest()
+    arrived = request.arrived
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         arrived.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         if len(arrived) > 2:
             os._exit(ABANDONED)
-        if len(arrived) > 1:
+        if len(arrived) > 1 or request.nothing_to_save:
             raise KeyboardInterrupt
         # A bare write: printing from a signal handler can meet a print that it has interrupted.
         line = f"{arrived[0]}: ending after this update or evaluation, saved where that is possible; again abandons it"
@@ -39,11 +58,12 @@ def stop_on_signals() -> Iterator[Callable[[], str | None]]:
             os.write(2, f"\n{line}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield request
         return
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, on_signal) for number in heeded}
     try:
-        yield lambda: arrived[0] if arrived else None
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ own `Config` side by side.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -64,6 +64,9 @@ class Faults(Section):
     """How long a run that lost machines waits until the cluster has room for its workers again."""
 
 
+_BETTER_WHEN_LOWER = {"loss", "perplexity", "ter"}
+
+
 class Best(Section):
     """Which metric tells the best checkpoint, and is watched by early stopping."""
 
@@ -71,6 +74,16 @@ class Best(Section):
     """The name of a metric that an evaluation reports, such as `eval/bleu`."""
     better: Literal["higher", "lower"] = "higher"
     """Which direction is an improvement."""
+
+    @model_validator(mode="after")
+    def _is_of_an_evaluation(self) -> Self:
+        if not self.metric.startswith("eval/"):
+            raise ValueError(
+                f"metric: {self.metric} is of no evaluation; name one that begins with eval/, such as eval/loss"
+            )
+        if self.better == "higher" and self.metric.rpartition("/")[2] in _BETTER_WHEN_LOWER:
+            raise ValueError(f"better: {self.metric} is the better the lower it is; set it to lower")
+        return self
 
 
 class Stop(Section):
@@ -172,12 +185,12 @@ class Job(Section):
         if self.best is None and (self.stop.patience_evaluations is not None or self.stop.target is not None):
             raise ValueError(
                 "stop: patience_evaluations and target watch the best metric, and none is named; "
-                "add best: {metric: NAME}, such as eval/loss"
+                "add best: {metric: NAME}, and better: lower for one such as eval/loss"
             )
         if self.best is None and self.save.keep_best != Save().keep_best:
             raise ValueError(
                 f"save.keep_best: {self.save.keep_best} needs a metric to tell the best by; "
-                "add best: {metric: NAME}, such as eval/loss"
+                "add best: {metric: NAME}, and better: lower for one such as eval/loss"
             )
         if self.stop.minimum_improvement and self.stop.patience_evaluations is None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
@@ -75,6 +76,17 @@ def newest_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoi
 
 
 @contextmanager
+def chosen_checkpoint(folder: RunFolder, say: Callable[[str], None] = say_if_heard) -> Iterator[Checkpoint | None]:
+    """What a run goes on from, chosen and then used under the folder's lock: nobody trains it further meanwhile.
+
+    A request to stop from before is forgotten. Raises FootplateError where another process trains the run.
+    """
+    with folder.lock():
+        folder.forget_stop()
+        yield newest_checkpoint(folder, say)
+
+
+@contextmanager
 def trained_here(folder: RunFolder, say: Callable[[str], None] = say_if_heard) -> Iterator[RunFolder]:
     """The folder to train a run in: its own, or of a run at a URL the one that `footplate.remote` keeps and mirrors."""
     if folder.url is None:
@@ -101,9 +113,8 @@ def kept_fresh(folder: RunFolder) -> Iterator[Callable[[], None]]:
 def _launch_here(job: Job, folder: RunFolder) -> None:
     from footplate.execution import local_context, run
 
-    with stop_on_signals() as stop_requested, trained_here(folder) as folder:
-        folder.forget_stop()
-        checkpoint = newest_checkpoint(folder, say_if_heard)
-        context = local_context(job, folder.path, checkpoint, stop_requested)
-        for _ in run(job, context):
-            pass
+    with stop_on_signals() as stop_requested, trained_here(folder) as folder, chosen_checkpoint(folder) as checkpoint:
+        stop_requested.nothing_to_save = True
+        context = replace(local_context(job, folder.path, checkpoint, stop_requested), holds_lock=True)
+        for step in run(job, context):
+            stop_requested.nothing_to_save &= step.activity is not None

@@ -87,7 +87,7 @@ class Ledger:
         else:
             self._update_at_row += step.update - self.update
             for name, amount in step.work.items():
-                self._work_at_row[name] = self._work_at_row.get(name, 0) + amount
+                self._work_at_row[name] = self._work_at_row.get(name, 0) + int(amount)
         self._clock = now
 
 

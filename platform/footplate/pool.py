@@ -20,6 +20,7 @@ import torch
 from torch import multiprocessing
 
 from footplate.errors import FootplateError, TrainingError, described
+from footplate.interrupts import SIGNALS
 from footplate.orphans import end_with_parent, how_it_died
 from footplate.step import Metric
 from footplate.usage import Usage, UsageOfWorkers
@@ -240,9 +241,8 @@ def _serve(
     settings: DebugSettings,
 ) -> None:
     """What a worker's process does: make the worker, then answer calls until it is told to end."""
-    # Ctrl-C reaches every process of a terminal, and SIGTERM, as `timeout` and Slurm send it, every one of a group: the
-    # trainer saves and then ends these.
-    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
+    # They reach every process of a terminal or of a group: the trainer saves and then ends these.
+    for number_of_signal in SIGNALS:
         signal.signal(number_of_signal, signal.SIG_IGN)
     end_with_parent()
     settle(settings)

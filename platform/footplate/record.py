@@ -26,11 +26,15 @@ class Record:
     """A context manager that holds the run folder's lock, its trackers and its checkpoint store.
 
     Whatever is logged to the logger `footplate` while it is open (`logging.getLogger("footplate").info(...)`) goes to
-    log.txt and to the screen. `best` is the best score of the updates before.
+    log.txt and to the screen. `best` is the best score of the updates before. Where the lock is not held already
+    (`locked`), this takes it.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, ledger: Ledger, best: float | None = None) -> None:
+    def __init__(
+        self, job: Job, folder: RunFolder, ledger: Ledger, best: float | None = None, *, locked: bool = False
+    ) -> None:
         self._job = job
+        self._locked = locked
         self._folder = folder
         self._ledger = ledger
         self._status: dict[str, Any] = {"state": "running", "update": ledger.update, "updates": job.updates}
@@ -43,7 +47,8 @@ class Record:
 
     def __enter__(self) -> "Record":
         with ExitStack() as opening:
-            opening.enter_context(self._folder.lock())
+            if not self._locked:
+                opening.enter_context(self._folder.lock())
             self._folder.sweep()
             self._tracker: Tracker = open_trackers(
                 self._job, self._folder, total_updates=self._job.updates, resumed_from=self._ledger.update

@@ -45,13 +45,13 @@ def create(runs: str, name: str) -> RunFolder | None:
     url = f"{runs.rstrip('/')}/{name}"
     storage = Storage(url)
     Storage(runs).check()
-    if storage.sizes() or not first_lease(storage):
+    if storage.sizes():
         return None
     copy = _place("copies", url)
-    with _cache_explained(copy):
+    with _cache_explained(copy):  # before the name is taken: a cache that can't be written takes none
         shutil.rmtree(copy, ignore_errors=True)
         _write_origin(copy, url)
-    return RunFolder(copy)
+    return RunFolder(copy) if first_lease(storage) else None
 
 
 def write_job(folder: RunFolder) -> None:

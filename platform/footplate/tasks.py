@@ -73,9 +73,17 @@ def load_task(name: str, folder: Path | None = None) -> Task:
 
 
 def check_job(task: Task, job: "Job") -> None:
-    """What the task itself has against a job, where it has a `check(job)`. Raises ValueError, as a validator does."""
+    """What the task itself has against a job, where it has a `check(job)`, and a best metric that it never evaluates.
+
+    Raises ValueError, as a validator does.
+    """
     if hasattr(task, "check"):
         task.check(job)
+    if job.best is not None and hasattr(task, "evaluated_metrics"):
+        known = sorted(task.evaluated_metrics(job.config))
+        if job.best.metric not in known:
+            close = did_you_mean(job.best.metric, known).removeprefix("; ") or f"there are {', '.join(known)}"
+            raise ValueError(f"best.metric: {job.best.metric} is never evaluated by {job.task}; {close}")
 
 
 def actors_of(task: Task, job: "Job") -> int:

@@ -228,10 +228,11 @@ def _shown(memory: Any, space: Box) -> NDArray[Any]:
 
 def _serve(pipe: connection.Connection, maker: Maker, memory: Any, space: Box, mode: Mode) -> None:
     """What a process does: make the environment, then reset and step it until it is told to end."""
-    # Ctrl-C reaches every process of a terminal, and SIGTERM those of `timeout` or of a job of Slurm; the trainer saves
-    # and then ends these. A handler and not SIG_IGN: that would be inherited by whatever an environment starts.
+    # They reach every process of a terminal or of a group, and the trainer saves and then ends these. A handler and not
+    # SIG_IGN: that would be inherited by whatever an environment starts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number_of_signal, lambda number, frame: None)
     end_with_parent()
     environment: Environment | None = None
     player: _Player | None = None

@@ -5,6 +5,7 @@ Axes: N environment.
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,18 @@ def watch(
     What can't be shown is told of, and nothing more is lost.
     """
     for number, recording in enumerate(recordings, start=1):
-        path = _video_path(context, recording, number) if number <= videos else None
+        path: Path | None = None
         media: dict[str, Medium] = {}
         try:
+            path = _video_path(context, recording, number) if number <= videos else None
             media = _shown(recording, policy, path, values=values and number == 1, number=number)
         except (FootplateError, OSError) as problem:
             logging.getLogger("footplate").warning(
                 f"evaluation after update {recording.update}: episode {number} can't be shown: {problem}"
             )
-            if path is not None:
-                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                for file in () if path is None else (path, path.with_suffix(".json")):
+                    file.unlink(missing_ok=True)
         yield Step(recording.update, activity=Activity("watch", number, len(recordings)), media=media)
 
 

@@ -1,6 +1,7 @@
 """`footplate data stats`, `footplate data prepare`, and training from what was prepared."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def test_a_run_from_prepared_text_is_the_run_without(drawn: list[str], tmp_path:
     folder = tmp_path / "prepared"
     said, _ = command("data", "prepare", "copy-transformer", *overrides, "--to", folder)
     assert said.startswith(f"{folder}: 4 pairs, ")
-    assert said.splitlines()[1] == f"footplate train copy-transformer {' '.join(overrides)} prepared={folder}"
+    assert said.splitlines()[1] == "footplate train " + shlex.join(
+        ["copy-transformer", *overrides, f"prepared={folder}"]
+    )
     assert [path.name for path in tmp_path.glob(".prepared*")] == []
     run = create_run(tmp_path / "runs", None, "run")
     *_, with_it = translation.train(config_of([*overrides, f"prepared={folder}"]), Context(folder=run.path))

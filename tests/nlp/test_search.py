@@ -118,7 +118,10 @@ def test_a_beam_as_wide_as_the_tree_is_exhaustive_search(penalty: LengthPenalty,
     for hypothesis in found:
         assert hypothesis.score == pytest.approx(scores[hypothesis.tokens], rel=1e-12)
         assert hypothesis.log_probability == pytest.approx(log_probability(table, 10, hypothesis.tokens), rel=1e-12)
-        assert not hypothesis.truncated  # in so wide a beam each end is among the best
+        is_longest = len(hypothesis.tokens) == longest - 1
+        row = table(10, hypothesis.tokens)
+        would_go_on = max((row[token], token) for token in (*WORDS, EOS))[1] != EOS
+        assert hypothesis.truncated == (is_longest and would_go_on)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

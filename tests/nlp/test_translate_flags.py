@@ -115,7 +115,7 @@ def test_evaluation_forces_the_prefix_too(run_folder: RunFolder) -> None:
             ["--prefixes", "evaluate.prefix=a"],
             "evaluate.prefix: is for all lines, and with --prefixes each has its own; leave one out",
         ),
-        (b"a\n", ["corpus.folder=x"], "corpus.folder: changes nothing in this command; leave it out"),
+        (b"a\n", ["corpus.symbols=4"], "corpus.symbols: changes nothing in this command; leave it out"),
         (
             b"a\n",
             ["--prefix", "\U0001f600"],

@@ -67,9 +67,9 @@ MISTAKES = {
     "80; use at least as many",
     # where runs lie
     "train copy-transformer --name a/b": "--name: 'a/b' is not a plain folder name; "
-    "choose one without slashes or control characters",
+    "choose one without slashes, control characters or a leading dot",
     "train copy-transformer --name ..": "--name: '..' is not a plain folder name; "
-    "choose one without slashes or control characters",
+    "choose one without slashes, control characters or a leading dot",
     "train copy-transformer --runs file": "file/copy-transformer: cannot be made (Not a directory); "
     "choose another folder with --runs",
     # runs that are none

@@ -31,7 +31,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(FootplateError) as raised:
         create_run(tmp_path, name, "copy")
     assert str(raised.value) == (
-        f"--name: {name!r} is not a plain folder name; choose one without slashes or control characters"
+        f"--name: {name!r} is not a plain folder name; choose one without slashes, control characters or a leading dot"
     )
 
 

@@ -112,7 +112,7 @@ def test_a_job_cannot_be_changed() -> None:
 def test_watching_no_metric_is_refused(recipe: Path) -> None:
     text = (
         "stop: patience_evaluations and target watch the best metric, and none is named; "
-        "add best: {metric: NAME}, such as eval/loss"
+        "add best: {metric: NAME}, and better: lower for one such as eval/loss"
     )
     with pytest.raises(ValidationError, match="watch the best metric"):
         Job(task="small", config=Plain(), stop=Stop(target=1.0))

@@ -99,7 +99,7 @@ def attributes(path: Path) -> set[Any]:
         ("copy-transformer", "stop.minimum_improvement=0.5", "stop.minimum_improvement: 0.5 is what "
          "patience_evaluations counts by, and there is none; set it too, or leave this out"),
         ("copy-transformer", "save.keep_best=3 best=", "save.keep_best: 3 needs a metric to tell the best by; "
-         "add best: {metric: NAME}, such as eval/loss"),
+         "add best: {metric: NAME}, and better: lower for one such as eval/loss"),
         ("cartpole-paac", "environment.timeout_seconds=5", "environment: timeout_seconds is for environments in "
          "processes of their own; set processes to true, or leave it out"),
     ],

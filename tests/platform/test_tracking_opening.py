@@ -18,7 +18,7 @@ class Config(Section):
 
 def job(track: Track, on: str = "here") -> Job:
     return Job.model_validate(
-        {"task": "t", "config": Config(), "track": track, "on": on, "best": Best(metric="eval/loss")}
+        {"task": "t", "config": Config(), "track": track, "on": on, "best": Best(metric="eval/loss", better="lower")}
     )
 
 

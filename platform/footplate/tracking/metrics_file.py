@@ -28,7 +28,13 @@ class MetricsFile:
     def truncate_after(self, update: int) -> None:
         """Cut the rows of later updates, and a last line that was torn off; the file is replaced as a whole."""
         written = self._path.read_bytes()
-        kept = b"".join(line for line, row in _lines(self._path, written) if row["update"] <= update)
+        lines = []
+        for line, row in _lines(self._path, written):
+            if row["update"] <= update:
+                lines.append(line)
+            if row["update"] >= update:
+                break  # what comes later goes, damaged or not
+        kept = b"".join(lines)
         if kept == written:
             return
         beside = self._path.with_name(f".{self._path.name}-{os.getpid()}")

@@ -17,7 +17,7 @@ import secrets
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import wandb
 from wandb.errors import Error, UsageError
@@ -91,7 +91,7 @@ def _start(settings: "Wandb", folder: "RunFolder", config: Mapping[str, Any], sa
     # Its telemetry complains for itself of the server that the run has complained of.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
-    def start(mode: str) -> wandb.Run:
+    def start(mode: Literal["online", "offline", "disabled"]) -> wandb.Run:
         return wandb.init(
             project=settings.project,
             entity=settings.entity,
@@ -105,7 +105,7 @@ def _start(settings: "Wandb", folder: "RunFolder", config: Mapping[str, Any], sa
             id=_run_id(folder.path / "wandb.json"),
             resume="allow",
             reinit="create_new",
-            mode="online" if mode == "online" else "offline",
+            mode=mode,
             settings=wandb.Settings(
                 silent=True,
                 quiet=True,
@@ -116,6 +116,9 @@ def _start(settings: "Wandb", folder: "RunFolder", config: Mapping[str, Any], sa
             ),
         )
 
+    if os.environ.get("WANDB_MODE") == "disabled":
+        say("track.wandb: WANDB_MODE is disabled, so nothing is recorded")
+        return start("disabled")
     if settings.mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
         run = start("offline")
         say(f"track.wandb: recorded offline; to upload it later: {_sync_command(run)}")
