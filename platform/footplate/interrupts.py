@@ -50,12 +50,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         arrived.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         if len(arrived) > 2:
             os._exit(ABANDONED)
-        if len(arrived) > 1 or request.nothing_to_save:
+        if len(arrived) > 1:
             raise KeyboardInterrupt
+        what = "ending after this update or evaluation, saved where that is possible; again abandons it"
+        if request.nothing_to_save:
+            what = "no update has been made yet, so there is nothing to save"
         # A bare write: printing from a signal handler can meet a print that it has interrupted.
-        line = f"{arrived[0]}: ending after this update or evaluation, saved where that is possible; again abandons it"
         with suppress(OSError):  # `2>&1 | tee log`: Ctrl-C has ended tee first
-            os.write(2, f"\n{line}\n".encode())
+            os.write(2, f"\n{arrived[0]}: {what}\n".encode())
+        if request.nothing_to_save:
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -99,6 +99,14 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     assert best.update == 5
 
 
+def test_folders_that_somebody_put_beside_them_are_none_and_stay(tmp_path: Path) -> None:
+    for name in ("400", "0000400", "backup"):
+        (tmp_path / name).mkdir()
+    store, reports = store_with(tmp_path, [30, 40], keep_last=1)
+    assert (store.updates(), reports) == ([40], [])
+    assert {path.name for path in tmp_path.iterdir()} == {"000040", "400", "0000400", "backup"}
+
+
 def test_lower_can_be_better(tmp_path: Path) -> None:
     store, _ = store_with(tmp_path, [1, 2, 3, 4], keep_last=1, keep_best=1, higher_is_better=False)
     assert store.updates() == [3, 4]

@@ -16,7 +16,7 @@ from footplate.errors import FootplateError
 from footplate.execution import local_context, run
 from footplate.folder import RunFolder, create_run
 from footplate.job import Job, load_job
-from footplate.launch import find_launcher, launch
+from footplate.launch import find_launcher, launch, newest_checkpoint
 from footplate.step import Mean, Step
 from footplate.tracking.metrics_file import MEASURED
 
@@ -168,6 +168,58 @@ def test_a_stop_that_is_asked_for_during_the_last_update_leaves_a_finished_run(r
     status = folder.read_status()
     assert (status["state"], status["update"], status.get("reason")) == ("finished", 20, None)
     assert CheckpointStore(folder.checkpoints).updates()[-1] == 20
+
+
+def test_the_best_evaluation_is_saved_though_no_save_is_due(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe, ["save.every_updates=9", "evaluate.every_updates=4", "optimizer.learning_rate=0.5"])
+    folder = folder_of(tmp_path, job, "run")
+    launch(job, folder)
+    errors = {row["update"]: row["eval/error"] for row in rows(folder) if "eval/error" in row}
+    best = CheckpointStore(folder.checkpoints, higher_is_better=False).best()
+    assert best is not None
+    assert best.update == min(errors, key=lambda update: errors[update]) not in (9, 18)
+
+
+@pytest.mark.usefixtures("looking_each_time")
+def test_a_request_to_stop_need_not_be_text(recipe: Path, tmp_path: Path) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    for step in run(job, local_context(job, folder.path)):
+        if step.update == 7:
+            folder.stop.write_bytes(b"f\xfcr heute")
+    assert (folder.read_status()["state"], folder.read_status()["reason"]) == ("stopped", "f\ufffdr heute")
+
+
+def test_where_a_run_goes_on_is_chosen_while_nobody_else_can_train_it(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    locked = []
+
+    def looked(*arguments: Any) -> Any:
+        locked.append(folder.is_locked())
+        return newest_checkpoint(*arguments)
+
+    monkeypatch.setattr("footplate.launch.newest_checkpoint", looked)
+    launch(job, folder)
+    assert locked == [True]
+    assert not folder.is_locked()
+
+
+def test_who_is_refused_leaves_the_request_to_stop_and_says_nothing_of_starting_over(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = load_job(recipe)
+    folder = folder_of(tmp_path, job, "run")
+    folder.metrics.touch()
+    with folder.lock():
+        folder.stop.write_text("for whoever trains it")
+        with pytest.raises(FootplateError) as refused:
+            launch(job, folder)
+    assert str(refused.value) == f"{folder.path}: this run is being trained by another process; stop that one first"
+    assert folder.stop.read_text() == "for whoever trains it"
+    assert capsys.readouterr().out == ""
 
 
 def test_a_resumed_run_knows_its_best_score_from_the_start(recipe: Path, tmp_path: Path) -> None:

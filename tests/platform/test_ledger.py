@@ -1,5 +1,6 @@
 """Rows are means over what the steps since the row before counted."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,13 @@ def test_a_row_interrupted_by_a_kill_is_the_row_that_would_have_been_written() -
     assert {name: row[name] for name in ("update", "tokens", "train/loss")} == {
         name: expected[name] for name in ("update", "tokens", "train/loss")
     }
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones() -> None:
+    ledger = Ledger()
+    ledger.add(Step(1, work={"points": np.int64(8)}))  # type: ignore[dict-item]
+    state = ledger.state_dict()
+    assert {type(amount) for amount in [*state["work"].values(), *state["work_at_row"].values()]} == {int}
 
 
 def test_a_running_count_is_shown_as_it_stands() -> None:

@@ -269,6 +269,15 @@ def test_a_cache_that_cannot_be_written_is_one_line(job: Job, elsewhere: pytest.
     )
 
 
+def test_a_cache_that_cannot_be_written_takes_no_name(elsewhere: pytest.MonkeyPatch, machines: Path) -> None:
+    (machines / "file").write_text("")
+    elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "file"))
+    with pytest.raises(FootplateError, match="cannot be written"):
+        create_run(RUNS, "run", "line")
+    elsewhere.setenv("FOOTPLATE_CACHE", str(machines / "mended"))
+    assert create_run(RUNS, "run", "line").url == URL
+
+
 def test_a_cache_that_fails_while_a_run_is_followed_does_not_end_that(
     job: Job, elsewhere: pytest.MonkeyPatch, machines: Path
 ) -> None:

@@ -171,6 +171,58 @@ def test_a_third_ctrl_c_leaves_at_once_what_does_not_end(tmp_path: Path) -> None
     assert "Traceback" not in output.read_text()
 
 
+PREPARING_TASK = """
+import time
+from footplate.section import Section
+from footplate.step import Activity, Step
+
+class Config(Section):
+    updates: int = 1000
+
+def train(config, context):
+    yield Step(0, activity=Activity("prepare", 1, 2))
+    print("preparing", flush=True)
+    time.sleep(300)
+    yield Step(1, {"train/loss": 1.0})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_before_the_first_update_one_signal_ends_a_run_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(PREPARING_TASK)
+    (tmp_path / "slow.yaml").write_text(f"task: {tmp_path / 'slow.py'}\n")
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-m", "footplate", "train", "slow.yaml", "--runs", "runs"]
+    with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=tmp_path) as process:
+        while "preparing" not in output.read_text():
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.01)
+        process.send_signal(number)
+    assert process.returncode == 130
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert f"\n{name}: no update has been made yet, so there is nothing to save\n" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert RunFolder(tmp_path / "runs" / "slow").read_status()["state"] == "stopped"
+
+
+HUNG_UP = """
+import os, signal, sys
+from footplate.interrupts import stop_on_signals
+
+if sys.argv[1] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stop_on_signals() as stop_requested:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(stop_requested())
+"""
+
+
+@pytest.mark.parametrize(("how", "heard"), [("terminal", "SIGHUP"), ("nohup", "None")])
+def test_a_terminal_that_closes_asks_to_end_unless_that_is_ignored(how: str, heard: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", HUNG_UP, how], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{heard}\n"
+
+
 UNHEARD = """
 import os, signal
 from footplate.interrupts import say_if_heard, stop_on_signals

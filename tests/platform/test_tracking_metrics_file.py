@@ -77,6 +77,18 @@ def test_rows_after_a_checkpoint_are_cut_and_writing_goes_on_behind_it(tmp_path:
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize("update", [3, 4])
+def test_what_is_damaged_behind_a_checkpoint_is_cut_too(update: int, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 5))
+    with path.open("ab") as file:
+        file.write(b"\0\0\0\n")
+    file = MetricsFile(path)
+    file.truncate_after(update)
+    file.close("finished")
+    assert [row["update"] for row in read_rows(path)] == [*range(1, update + 1)]
+
+
 @pytest.mark.parametrize("torn", [b"{", b'{"update": 3, "train/lo', b'{"update": 3}'])
 def test_a_line_torn_off_by_a_kill_is_cut(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "metrics.jsonl"

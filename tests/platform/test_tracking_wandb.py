@@ -115,6 +115,15 @@ def test_offline_needs_no_key_and_keeps_rows_axes_and_media(tmp_path: Path) -> N
     assert run.run_id == json.loads((tmp_path / "a-run" / "wandb.json").read_text())["id"]
 
 
+def test_what_is_disabled_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker, said = open_tracker(tmp_path)
+    tracker.row({"update": 1, "train/loss": 2.0})
+    tracker.close("finished")
+    assert said == ["track.wandb: WANDB_MODE is disabled, so nothing is recorded"]
+    assert not any(path.name.startswith("wandb") and path.is_dir() for path in (tmp_path / "a-run").iterdir())
+
+
 @pytest.mark.slow
 def test_without_a_key_the_run_is_offline_and_says_how_to_upload_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
