@@ -1,5 +1,8 @@
 """What all tests share."""
 
+import ctypes
+import os
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -14,6 +17,22 @@ def one_thread() -> None:
     Set before each test: of one that failed, a run that was left in its middle has the threads of its recipe still.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def obeying_permissions() -> Iterator[None]:
+    """Root writes into any folder; without its capabilities this thread, and those that it starts, obey the modes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the same of the higher capabilities
+    assert libc.capget(header, before) == 0, os.strerror(ctypes.get_errno())
+    without = (ctypes.c_uint32 * 6)(*before)
+    without[0] = without[3] = 0
+    assert libc.capset(header, without) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook

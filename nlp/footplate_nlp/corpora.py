@@ -18,12 +18,16 @@ import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from footplate.errors import FootplateError
+from footplate.folder import is_seen
 from footplate.section import Count, Section
 from footplate.streams import numpy_stream
 from footplate_nlp.scan import Pair, Split, scan_split
 
-Folder = Annotated[str, AfterValidator(lambda folder: str(Path(os.path.expanduser(folder)).resolve()))]  # noqa: PTH111
-"""Relative to where the command runs, absolute once read: runs are resumed from anywhere, and workers move about."""
+Folder = Annotated[str, AfterValidator(lambda folder: os.path.realpath(os.path.expanduser(folder)))]  # noqa: PTH111
+"""Relative to where the command runs, absolute once read: runs are resumed from anywhere, and workers move about.
+
+Not by `Path.resolve`, which raises where links lead in a circle: who opens the files says so in a line.
+"""
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 Tag = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
@@ -176,7 +180,7 @@ class ParallelCorpus(Section):
     def _find(self, name: str) -> Path:
         plain = Path(self.folder) / name
         packed = plain.with_name(f"{plain.name}.gz")
-        if plain.is_file() or not packed.is_file():
+        if is_seen(plain) or not is_seen(packed):
             return plain
         return packed
 

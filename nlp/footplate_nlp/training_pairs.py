@@ -12,6 +12,7 @@ from typing import Any
 
 from footplate.context import Context
 from footplate.errors import FootplateError
+from footplate.folder import is_seen
 from footplate_nlp.corpora import Corpus, learning_pairs, tags_of
 from footplate_nlp.token_files import FORMAT, MANIFEST, find_damage, map_corpus, read_origin, seal, write_corpus
 from footplate_nlp.tokenised import Pairs
@@ -119,7 +120,7 @@ def prepare(corpus: Corpus, config: VocabularyConfig, fingerprint: str, folder: 
 
     Raises FootplateError where the folder is there already, or cannot be written.
     """
-    if folder.exists():
+    if is_seen(folder):
         raise FootplateError(f"{folder}: is there already; remove it, or choose another folder with --to")
     vocabulary = Vocabulary()
     with _explaining(folder, "choose another folder with --to"):
@@ -173,8 +174,7 @@ def _explaining(folder: Path, instead: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
+        remedy = "make room" if error.errno in _FULL else "make its folder writable"
         raise FootplateError(
-            f"{folder}: the tokenised corpus cannot be written ({error.strerror}); make room, or {instead}"
+            f"{folder}: the tokenised corpus cannot be written ({error.strerror or error}); {remedy}, or {instead}"
         ) from error

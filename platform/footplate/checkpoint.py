@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from footplate import __version__
 from footplate.errors import CheckpointError, TrainingError
+from footplate.folder import is_seen
 from footplate.segments import FOLDER, Segmented, Segments, digest, fsync
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Checkpoint:
     def manifest(self) -> dict[str, Any]:
         """What the manifest says, once every file has been compared with it."""
         path = self.folder / MANIFEST
-        if (self.folder / ELSEWHERE).exists():
+        if is_seen(self.folder / ELSEWHERE):
             from footplate.remote import bring_down
 
             bring_down(self.folder)

@@ -294,17 +294,30 @@ def open_run(run: str | Path, runs: str | Path) -> RunFolder:
     if (folder := find_run(run, runs)) is not None:
         return folder
     for path in () if is_url(run) or is_url(runs) else (Path(runs) / run, Path(run)):
-        if (path / SWEEP_FILE).is_file():
+        if is_seen(path / SWEEP_FILE):
             raise FootplateError(
                 f"{run}: is a sweep; name one of its trials, which `footplate runs --runs {relative(path)}` lists"
             )
     if is_url(run):
         around = str(run).rstrip("/").rpartition("/")[0]
         raise FootplateError(f"{run}: no such run; `footplate runs --runs {around}` lists what is there")
+    for path in () if is_url(run) or is_url(runs) else (Path(runs) / run, Path(run)):
+        _require_a_look_into(path, run)
     flag = f" --runs {runs}" if is_url(runs) else ""
     raise FootplateError(
         f"{run}: no such run under {runs} (and no such folder with a job.yaml); `footplate runs{flag}` lists them"
     )
+
+
+def _require_a_look_into(path: Path, run: str | Path) -> None:
+    try:
+        (path / "job.yaml").stat()
+    except PermissionError as error:
+        raise FootplateError(
+            f"{run}: cannot be looked into ({error.strerror}); make {relative(path)} readable"
+        ) from error
+    except OSError:
+        return
 
 
 def is_url(place: str | Path) -> bool:
@@ -313,10 +326,13 @@ def is_url(place: str | Path) -> bool:
 
 
 def is_seen(path: Path) -> bool:
-    """Whether something is there, for this user: what he may not look into could as well not be there."""
+    """Whether something is there, for this user.
+
+    What he may not look into could as well not be there, and what has a name that no file can have is nowhere.
+    """
     try:
         return path.exists()
-    except PermissionError:
+    except OSError:
         return False
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from footplate.errors import ConfigError, FootplateError
-from footplate.folder import SWEEP_FILE, RunFolder, is_url, relative
+from footplate.folder import SWEEP_FILE, RunFolder, is_seen, is_url, relative
 
 
 def list_runs(runs: str | Path) -> list[tuple[str, str, str, str, str]]:
@@ -12,11 +12,27 @@ def list_runs(runs: str | Path) -> list[tuple[str, str, str, str, str]]:
         from footplate.remote import list_copies
 
         return [_row(folder) for folder in list_copies(str(runs))]
-    files = [*Path(runs).glob("*/job.yaml"), *Path(runs).glob(f"*/{SWEEP_FILE}")]
+    try:
+        folders = list(Path(runs).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise FootplateError(
+            f"{runs}: cannot be read ({error.strerror}); make it readable, or choose another folder with --runs"
+        ) from error
+    files = [folder / name for folder in folders for name in ("job.yaml", SWEEP_FILE) if is_seen(folder / name)]
     return [
         _sweep_row(file.parent) if file.name == SWEEP_FILE else _row(RunFolder(file.parent))
-        for file in sorted(files, key=lambda file: file.stat().st_mtime)
+        for file in sorted(files, key=_written)
     ]
+
+
+def _written(file: Path) -> float:
+    """When a file was written; long ago where it has just been removed."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _sweep_row(path: Path) -> tuple[str, str, str, str, str]:

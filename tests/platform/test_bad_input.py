@@ -26,6 +26,7 @@ FILES: dict[str, bytes] = {
     "file": b"",
     "en.txt": b"a\n",
 }
+LONG = "x" * 300
 HELP = "`footplate {} --help` says what there is"
 
 MISTAKES = {
@@ -90,10 +91,33 @@ MISTAKES = {
     "translate blank batch_tokens=64": "batch_tokens: changes nothing once a run is trained; "
     "leave it out (evaluate, corpus, average, ema_decay, ensemble, report, seed, device, precision, threads, "
     "deterministic, debug can)",
+    **{
+        f"{command} {LONG}": f"{LONG}: no such run under runs (and no such folder with a job.yaml); "
+        "`footplate runs` lists them"
+        for command in ("resume", "evaluate", "show", "translate", "play")
+    },
+    f"runs --runs {LONG}": f"{LONG}: cannot be read (File name too long); "
+    "make it readable, or choose another folder with --runs",
     "schema nothing": "schema: unknown task 'nothing'; choose one of ...",
     # text
     "train text.yaml": "{here}/train.de: cannot be opened (No such file or directory); "
     "set corpus.folder, relative to where the command runs",
+    **{
+        f"{command} text.yaml {setting}": f"{{here}}/{place}: cannot be opened ({reason}); "
+        "set corpus.folder, relative to where the command runs"
+        for command in ("train", "data stats", "data prepare")
+        for setting, place, reason in (
+            (f"corpus.source={LONG}", f"train.{LONG}", "File name too long"),
+            (f"corpus.folder={LONG}", f"{LONG}/train.de", "File name too long"),
+            ("corpus.folder=circle", "circle/train.de", "Too many levels of symbolic links"),
+        )
+    },
+    "train text.yaml corpus.folder=words prepared=circle": "prepared: {here}/circle holds no corpus.json; "
+    "make it with `footplate data prepare`",
+    f"data prepare text.yaml corpus.folder=words --to {LONG}": f"{LONG}: the tokenised corpus cannot be written "
+    "(File name too long); make its folder writable, or choose another folder with --to",
+    "data prepare text.yaml corpus.folder=words --to file/new": "file/new: the tokenised corpus cannot be written "
+    "(File exists); make its folder writable, or choose another folder with --to",
 }
 
 
@@ -105,6 +129,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     (folder / "folder").mkdir()
+    (folder / "words").mkdir()
+    (folder / "circle").symlink_to("circle")
+    for part in ("train", "valid"):
+        for language in ("de", "en"):
+            (folder / "words" / f"{part}.{language}").write_text("a b\n")
     (folder / "text.yaml").write_text(
         "task: translation\nupdates: 3\nevaluate: {every_updates: 3}\n"
         "corpus: {kind: parallel, source: de, target: en}\n"

@@ -1,6 +1,5 @@
 """Where the disk fails, the run says so in one line and goes on, or ends with nothing lost and exit code 1."""
 
-import ctypes
 import errno
 import os
 import resource
@@ -34,22 +33,6 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def obeying_permissions() -> Iterator[None]:
-    """Root writes into any folder; without its capabilities this thread, and those that it starts, obey the modes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
-    before = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the same of the higher capabilities
-    assert libc.capget(header, before) == 0, os.strerror(ctypes.get_errno())
-    without = (ctypes.c_uint32 * 6)(*before)
-    without[0] = without[3] = 0
-    assert libc.capset(header, without) == 0, os.strerror(ctypes.get_errno())
-    try:
-        yield
-    finally:
-        assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
 
 
 @contextmanager
@@ -264,21 +247,23 @@ def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_over(
     check_equal(through, folder)
 
 
+@pytest.mark.usefixtures("obeying_permissions")
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path, job: Job) -> None:
     folder = create_run(tmp_path, "run", "line")
     launch(job, folder)
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    with obeying_permissions(), written_by_nobody(folder.path), pytest.raises(FootplateError) as raised:
+    with written_by_nobody(folder.path), pytest.raises(FootplateError) as raised:
         launch(job, folder)
     assert str(raised.value) == f"{folder.path}: cannot be written (Permission denied); make room, or make it writable"
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("obeying_permissions")
 def test_a_checkpoint_folder_that_cannot_be_written_ends_the_run_with_nothing_lost(
     tmp_path: Path, job: Job, through: RunFolder
 ) -> None:
     folder = create_run(tmp_path, "run", "line")
-    with obeying_permissions(), pytest.raises(TrainingError) as raised:  # noqa: PT012 - the run ends in its last step
+    with pytest.raises(TrainingError) as raised:  # noqa: PT012 - the run ends in its last step
         for step in run(job, local_context(job, folder.path)):
             if step.update == 11:
                 while not (folder.checkpoints / "000010").exists():

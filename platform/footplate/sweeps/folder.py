@@ -12,7 +12,7 @@ from typing import Any
 from footplate.config import resolve_section
 from footplate.document import read_document, write_yaml
 from footplate.errors import FootplateError
-from footplate.folder import SWEEP_FILE, RunFolder
+from footplate.folder import SWEEP_FILE, RunFolder, is_seen
 from footplate.job import Best, Job, read_job
 from footplate.sweeps.sweep import Sweep, Trial, trials_of
 
@@ -123,7 +123,7 @@ class SweepFolder:
 
 def is_sweep(path: Path) -> bool:
     """Whether a sweep's folder is there."""
-    return (path / SWEEP_FILE).is_file()
+    return is_seen(path / SWEEP_FILE)
 
 
 def find_sweep_folder(name: str | Path, runs: str | Path) -> SweepFolder | None:

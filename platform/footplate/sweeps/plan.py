@@ -9,6 +9,7 @@ from pathlib import Path
 from footplate.config import COMMAND_LINE, resolve_section
 from footplate.document import Document, Origin, read_document
 from footplate.errors import ConfigError, FootplateError
+from footplate.folder import is_seen
 from footplate.job import Best, Job, Resources, load_job
 from footplate.problems import did_you_mean
 from footplate.recipes import find_sweep
@@ -55,7 +56,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Plan:
 def _recipe(name: str, folder: Path) -> str:
     """A path from where the sweep's file lies, where there is such a file; else as it is."""
     beside = folder / name
-    return str(beside.absolute()) if name.endswith((".yaml", ".yml")) and beside.is_file() else name
+    return str(beside.absolute()) if name.endswith((".yaml", ".yml")) and is_seen(beside) else name
 
 
 @dataclass
