@@ -31,6 +31,7 @@ Not by `Path.resolve`, which raises where links lead in a circle: who opens the 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 Tag = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
+Length = Annotated[int, Field(ge=1, le=1_000_000)]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -75,9 +76,9 @@ class CopyCorpus(Section):
     """Whether the target is the source backwards."""
     symbols: Annotated[int, Field(ge=1, le=26)] = 10
     """How many different letters there are."""
-    shortest: Count = 1
+    shortest: Length = 1
     """Letters in the shortest sequence."""
-    longest: Count = 10
+    longest: Length = 10
     """Letters in the longest sequence; lengths are equally frequent where there are enough sequences."""
     train_pairs: Count = 10_000
     """Training pairs; no sequence occurs twice, in training or outside."""
@@ -91,7 +92,7 @@ class CopyCorpus(Section):
         if self.shortest > self.longest:
             raise ValueError(f"shortest {self.shortest} is above longest {self.longest}; swap them")
         wanted = self.train_pairs + self.valid_pairs + self.test_pairs
-        # Nobody wants 2 ** 70 of them, and to compute 26 ** 1_000_000_000 takes minutes.
+        # Nobody wants 2 ** 70 of them, and to compute 26 ** 1_000_000 takes long.
         lengths = range(self.shortest, min(self.longest, self.shortest + 70) + 1)
         possible = max(self.longest - self.shortest + 1, sum(self.symbols ** min(length, 70) for length in lengths))
         if wanted * 2 > possible:

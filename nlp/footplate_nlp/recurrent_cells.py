@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from footplate.section import Probability, Section
+from footplate.section import Number, Probability, Section
 from footplate_nlp.dropout import Dropout
 
 State = tuple[Tensor, ...]
@@ -45,7 +45,7 @@ class Lstm(Section):
     """c' = f c + i g, h' = o tanh(c'), g = tanh(W x + U h + b), with gates i (input), f (forget) and o (output)."""
 
     kind: Literal["lstm"] = "lstm"
-    forget_bias: float = 1.0
+    forget_bias: Number = 1.0
     """Where the bias of the forget gate starts: at 1 an untrained cell remembers."""
     peepholes: bool = False
     """Whether the gates see the cell: i and f the old one, o the new one, number by number. Costs the fused kernel."""

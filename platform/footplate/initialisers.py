@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from footplate.section import Positive, Section
+from footplate.section import Number, Positive, Section
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class _Distribution(Section, ABC):
     """What every initialiser can be told."""
 
     kind: str
-    bias: float = 0.0
+    bias: Number = 0.0
     """What biases start at. 0.1 keeps rectified units alive at first (Goodfellow et al. 2016, section 6.3)."""
 
     @abstractmethod

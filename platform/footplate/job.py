@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from footplate.section import Count, NonNegative, Positive, Section, WholeNumber
+from footplate.section import Count, NonNegative, Positive, Seconds, Section, Threads, WholeNumber
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp64"]
 
@@ -58,7 +58,7 @@ class Faults(Section):
 
     restarts: WholeNumber = 3
     """How often in a row the run goes on by itself from its newest checkpoint; each new checkpoint counts anew."""
-    timeout_seconds: Positive = 1800.0
+    timeout_seconds: Seconds = 1800.0
     """How long workers wait for one that does not answer before it counts as lost; longer than an evaluation takes."""
     wait_seconds: NonNegative = 600.0
     """How long a run that lost machines waits until the cluster has room for its workers again."""
@@ -158,7 +158,7 @@ class Job(Section):
     precision: Precision = "fp32"
     """`bf16` and `fp16` are autocast over fp32 weights, `tf32` is fp32 with CUDA's fast products (elsewhere fp32, which
     is said), `fp64` compares exactly."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """CPU threads of torch in each worker; null shares this machine's cores among the workers, or on a
     cluster elsewhere takes as many as `resources.cpus_per_worker`."""
     deterministic: bool = False

@@ -180,7 +180,7 @@ def _paths_to(key: str, place: Place) -> list[KeyPath]:
 
 
 def _number(limit: Any) -> Any:
-    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+    return int(limit) if isinstance(limit, float) and limit.is_integer() and abs(limit) < 1e15 else limit
 
 
 def _one_line(message: object) -> str:

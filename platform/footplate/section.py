@@ -34,9 +34,16 @@ class Every(Section):
         return update % self.every_updates == 0
 
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+LARGEST = 3.4e38
+"""What torch can still take where it computes in 32 bits."""
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+"""Threads of a process: where there are to be too many, OpenMP ends it instead of raising."""
+Seconds = Annotated[float, Field(gt=0, le=1_000_000)]
+"""A time to wait, which systems take as milliseconds in 31 bits."""

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from footplate.section import Count, Positive, Probability, Section, WholeNumber
+from footplate.section import Count, Positive, Probability, Seconds, Section, Threads, WholeNumber
 
 Observations = NDArray[Any]
 
@@ -160,7 +160,7 @@ class SingleConfig(Section):
     processes: bool = False
     """Each environment in a process of its own: worth it where a step costs more than some 0.2 ms. One that raises,
     dies, hangs or shows what is not finite is started anew, and its episode is dropped."""
-    timeout_seconds: Positive = 60.0
+    timeout_seconds: Seconds = 60.0
     """How long a step in a process may take before it counts as hung."""
     restarts_in_a_row: WholeNumber = 3
     """How often an environment in a process is started anew without an episode that came to its end in between; the
@@ -214,9 +214,9 @@ class AtariConfig(Section):
     """Show the last so many images, each the maximum of a step's last two frames; oldest first, zeros at the start."""
     max_frames: Count = 108_000
     """Frames after which an episode is truncated, in whole steps: half an hour of play."""
-    threads: Count = 1
+    threads: Threads = 1
     """Emulator threads; more than the cores that are free makes it slower."""
-    timeout_seconds: Positive = 60.0
+    timeout_seconds: Seconds = 60.0
     """How long a step may take before the run ends with an error: a hung emulator thread can't be killed."""
 
     @property

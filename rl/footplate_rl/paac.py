@@ -19,7 +19,7 @@ from footplate.context import Context
 from footplate.job import Job
 from footplate.optimizers import Optimizer, RmsProp
 from footplate.schedules import Linear, Schedule
-from footplate.section import Count, Fraction, NonNegative, Positive, Section
+from footplate.section import Count, Fraction, NonNegative, Positive, Section, Threads
 from footplate.step import Step
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
@@ -56,7 +56,7 @@ class Config(Section):
     lag: Literal[0, 1] = 0
     """1 plays the next rollout during an update, in a thread, under the parameters from before that update: faster, and
     one update off the policy. The first rollout after environments start anew has the newest. 0 is the paper's."""
-    acting_threads: Count = 1
+    acting_threads: Threads = 1
     """torch's threads while emulators run beside; learning has the job's `threads`. On two cores a second one costs."""
     rollout_steps: Count = 5
     """Steps of each environment between two updates, t_max."""

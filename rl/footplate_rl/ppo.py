@@ -19,7 +19,7 @@ from footplate.context import Context
 from footplate.job import Job
 from footplate.optimizers import Adam, Optimizer
 from footplate.schedules import Linear, Schedule
-from footplate.section import Count, Fraction, NonNegative, Positive, Section
+from footplate.section import Count, Fraction, NonNegative, Positive, Section, Threads
 from footplate.step import Latest, Mean, Metric, Step, metric_value
 from footplate.update import Update, UpdateConfig
 from footplate_rl.actor import Actor
@@ -54,7 +54,7 @@ class Config(Section):
     groups: Count = 1
     """Into how many groups each worker cuts its environments: while the emulators of one are at work, the network acts
     for the next. For Atari and for environments in processes; what is computed stays the same up to rounding."""
-    acting_threads: Count = 1
+    acting_threads: Threads = 1
     """torch's threads while emulators run beside; learning has the job's `threads`."""
     rollout_steps: Count = 128
     """Steps of each environment between two updates."""

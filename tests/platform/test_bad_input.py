@@ -64,6 +64,22 @@ MISTAKES = {
     "must be a finite number, got nan",
     "train copy-transformer optimizer.learning_rate=1e999": "command line: optimizer.learning_rate: "
     "must be a finite number, got inf",
+    **{
+        f"train {recipe} {key}={value}": f"command line: {key}: must be at most {most}, got {got}"
+        for recipe, key, value, most, got in (
+            ("copy-transformer", "threads", "9999999999", "1024", "9999999999"),
+            ("copy-transformer", "threads", "1025", "1024", "1025"),
+            ("catch-paac", "acting_threads", "100000", "1024", "100000"),
+            ("catch-ppo", "acting_threads", "100000", "1024", "100000"),
+            ("pong-dqn", "environment.threads", "2147483647", "1024", "2147483647"),
+            ("pong-dqn", "environment.timeout_seconds", "1e7", "1000000", "10000000.0"),
+            ("copy-transformer", "faults.timeout_seconds", "1e300", "1000000", "1e+300"),
+            ("copy-transformer", "corpus.longest", "9223372036854775807", "1000000", "9223372036854775807"),
+            ("copy-transformer", "update.clip_value", "1e300", "3.4e+38", "1e+300"),
+            ("copy-transformer", "optimizer.weight_decay", "1e300", "3.4e+38", "1e+300"),
+            ("catch-ppo", "clip_values", "1e300", "3.4e+38", "1e+300"),
+        )
+    },
     "train catch-paac steps=3": "command line: steps: 3 pays for no update, each takes environments * rollout_steps = "
     "80; use at least as many",
     # where runs lie
