@@ -68,7 +68,7 @@ def curves_figure(rows: Rows, *, title: str, total_updates: int | None) -> Figur
 def _panels(rows: Rows) -> dict[str, list[str]]:
     """Quantity -> the metrics that measure it: loss, what is evaluated, rolled out, trained, speed and the machine."""
     names = {name: None for row in rows for name in row if "/" in name and not name.startswith("time/")}
-    shown = [name for name in names if not name.startswith("train/") or any(row.get(name) for row in rows)]
+    shown = [name for name in names if not name.startswith("train/") or any(row.get(name) for row in rows)] or [*names]
     panels: dict[str, list[str]] = {}
     for name in shown:
         panels.setdefault(name.rsplit("/", 1)[1], []).append(name)

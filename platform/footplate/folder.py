@@ -5,10 +5,12 @@ runs/<name>/job.yaml  metrics.jsonl  log.txt  status.json  checkpoints/<update>/
 
 import fcntl
 import json
+import math
 import os
 import re
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -218,12 +220,25 @@ class RunFolder:
 
 def _checked(status: Any) -> dict[str, Any]:
     """A status as `write_status` gets them. Raises KeyError, TypeError or ValueError for anything else."""
-    numbers = [status["update"], status.get("updates", 0)]
-    if status.get("best") is not None:
-        numbers.append(status["best"]["value"])
-    if not isinstance(status["state"], str) or not all(isinstance(number, int | float) for number in numbers):
+    counts = [status["update"], status.get("updates", 0)]
+    best = status["best"] if status.get("best") is not None else {"metric": "", "value": 0.0}
+    activity = status.get("activity") or {"name": "", "done": 0, "total": 0}
+    counts += [activity["done"], activity["total"]]
+    is_one = (
+        all(isinstance(text, str) for text in (status["state"], best["metric"], activity["name"]))
+        and all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        and _is_number(best["value"])
+        and _is_number(seconds := status.get("seconds", 0.0))
+        and 0 <= seconds < math.inf
+    )
+    if not is_one:
         raise ValueError("not a status")
     return dict(status)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold; NaN and infinity are."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:

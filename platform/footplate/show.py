@@ -1,7 +1,9 @@
 """`footplate show`: a run at a glance, as a summary on the screen and curves in a PNG."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def show(folder: RunFolder, output: Path | None = None) -> Path:
     if output.suffix.lower() != ".png":
         raise FootplateError(f"--output: {output} is no .png, and curves are drawn as one; write {output.stem}.png")
     rows = read_rows(folder.metrics) if folder.metrics.exists() else []
-    if not rows:
+    if not any("/" in name and not name.startswith("time/") for row in rows for name in row):
         raise FootplateError(
             f"{folder.metrics}: has no rows yet; wait for the first update, or see log.txt for what went wrong"
         )
@@ -64,14 +66,13 @@ def summary(
     facts += [
         (name.replace("_", " "), f"{value:,}") for name, value in last.items() if "/" not in name and name != "update"
     ]
-    if "time/seconds" in last:
+    if math.isfinite(last.get("time/seconds", math.nan)):
         facts.append(("training time", duration(last["time/seconds"])))
     if best := _best(recipe, rows):
         facts.append(("best", best))
     saved = CheckpointStore(folder.checkpoints, print).updates()
     facts.append(("checkpoints", ", ".join(f"{update:,}" for update in saved) or "none"))
-    size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
-    facts.append(("run folder", folder.url or f"{relative(folder.path)} ({_megabytes(size)})"))
+    facts.append(("run folder", folder.url or f"{relative(folder.path)} ({_megabytes(_size(folder.path))})"))
     return [(what, how) for what, how in facts if how]
 
 
@@ -116,7 +117,7 @@ def _state(folder: RunFolder, status: Mapping[str, Any]) -> str:
 
 def _best(recipe: Mapping[str, Any], rows: Rows) -> str | None:
     best = recipe.get("best")
-    if not isinstance(best, Mapping):
+    if not isinstance(best, Mapping) or "metric" not in best:
         return None
     sign = -1.0 if best.get("better") == "lower" else 1.0
     metric = str(best["metric"])
@@ -125,6 +126,16 @@ def _best(recipe: Mapping[str, Any], rows: Rows) -> str | None:
         return f"no {metric} yet"
     value, update = max(reached, key=lambda point: (sign * point[0], point[1]))  # of equals the newest, as elsewhere
     return f"{metric} {number(value)} at update {update:,}"
+
+
+def _size(folder: Path) -> int:
+    """The bytes of all files below; a run that goes on deletes some while they are counted."""
+    size = 0
+    for place, _, names in os.walk(folder):  # passes over a folder that has just gone, as `rglob` does not
+        for name in names:
+            with suppress(OSError):
+                size += Path(place, name).stat().st_size
+    return size
 
 
 def _megabytes(size: int) -> str:

@@ -139,8 +139,16 @@ def test_a_disk_without_locks_is_named_and_is_not_taken_for_another_process(
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "null", '"x"', "{}", '{"state": "finished"}', '{"state": 1, "update": 2}', "[" * 100_000,
-     '{"state": "finished", "update": "many"}', '{"state": "finished", "update": 1, "best": 5}'],
-    ids=lambda text: text[:20] or "empty",
+     '{"state": "finished", "update": "many"}', '{"state": "finished", "update": 1, "best": 5}',
+     '{"state": "finished", "update": 1, "best": {"value": 1}}', '{"state": "finished", "update": NaN}',
+     '{"state": "finished", "update": 1, "best": {"value": 1, "metric": 2}}',
+     '{"state": "finished", "update": 1, "best": {"value": "x", "metric": "eval/loss"}}',
+     f'{{"state": "finished", "update": 1, "best": {{"value": 1{"0" * 400}, "metric": "eval/loss"}}}}',
+     '{"state": "finished", "update": 1, "seconds": "x"}', '{"state": "finished", "update": 1, "seconds": -Infinity}',
+     '{"state": "running", "update": 1, "activity": 5}', '{"state": "running", "update": 1, "activity": {"name": "x"}}',
+     '{"state": "finished", "update": true}', '{"state": "finished", "update": -1}',
+     f'{{"state": "finished", "update": 1{"0" * 400}}}', '{"state": "finished", "update": 1, "updates": 2.5}'],
+    ids=lambda text: text[:90] or "empty",
 )  # fmt: skip
 def test_a_status_that_is_none_is_unknown(tmp_path: Path, text: str) -> None:
     folder = create_run(tmp_path, "run", "copy")

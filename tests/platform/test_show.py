@@ -1,7 +1,10 @@
 import json
 import math
+import os
+import shutil
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from matplotlib.image import imread
 from footplate.curves import _panels, curves_figure, moving_average
 from footplate.errors import FootplateError
 from footplate.folder import RunFolder
-from footplate.show import metrics_table, show, summary
+from footplate.show import _size, metrics_table, show, summary
 
 JOB = "task: translation\nabout: a small one\nbest: {metric: eval/bleu}\n"
 
@@ -107,8 +110,11 @@ def test_other_numbers_give_another_picture_and_the_same_numbers_the_same(tmp_pa
         [{"update": 1, "train/loss": "NaN"}, {"update": 2, "train/loss": "Infinity"}],
         [{"update": update, "train/loss": 1e-5 if update != 50 else 1e9} for update in range(1, 100)],
         [{"update": update, "train/loss": 3.0, "eval/loss": -3.0, "train/x": 0.0} for update in range(1, 100)],
+        [{"update": 1, "train/loss": 0.0}],
+        [{"update": 1, "train/loss": 2.0, "time/seconds": "NaN"}],
+        [{"update": 1, "train/loss": 2.0, "time/seconds": "Infinity"}],
     ],
-    ids=["one row", "nothing finite", "a peak", "constant"],
+    ids=["one row", "nothing finite", "a peak", "constant", "nothing but zeros", "no time", "endless time"],
 )
 def test_unusual_metrics_are_drawn_without_a_warning(tmp_path: Path, rows: list[dict[str, float | str]]) -> None:
     assert show(run_folder(tmp_path, rows)).exists()
@@ -145,10 +151,11 @@ def test_the_moving_average_is_the_mean_of_the_last_values_that_are_finite(width
         assert np.isnan(mean) if len(finite) == 0 else np.isclose(mean, finite.mean())
 
 
-@pytest.mark.parametrize("has_file", [True, False])
-def test_a_run_without_rows_says_what_to_do(tmp_path: Path, has_file: bool) -> None:
+@pytest.mark.parametrize("content", [None, "", '{"update": 1}\n', '{"update": 1, "time/seconds": 2.0}\n'])
+def test_a_run_without_rows_says_what_to_do(tmp_path: Path, content: str | None) -> None:
     folder = run_folder(tmp_path, [])
-    if not has_file:
+    folder.metrics.write_text(content or "")
+    if content is None:
         folder.metrics.unlink()
     with pytest.raises(FootplateError) as caught:
         show(folder)
@@ -182,3 +189,29 @@ def test_the_values_at_the_ends_of_curves_are_not_written_over_one_another() -> 
     boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
     assert len(boxes) == 4
     assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
+
+
+def test_a_job_whose_best_names_no_metric_is_shown_without_it(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, some_rows(3), {"state": "finished", "update": 3})
+    folder.job.write_text("task: translation\nbest: {better: lower}\n")
+    assert show(folder).exists()
+
+
+def test_files_and_folders_that_vanish_while_they_are_counted_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("000001", "000002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(bytes(5))
+    (tmp_path / "log.txt").write_bytes(bytes(7))
+    look = os.stat
+
+    def prune(path: Any, **how: Any) -> os.stat_result:
+        if Path(path).name == "log.txt":
+            shutil.rmtree(tmp_path / "000001", ignore_errors=True)
+        if Path(path).name == "weights":
+            Path(path).unlink(missing_ok=True)
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "stat", prune)
+    assert _size(tmp_path) == 7

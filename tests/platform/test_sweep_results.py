@@ -247,3 +247,24 @@ def test_the_axes_of_the_picture_run_from_low_to_high() -> None:
     numbers = Scale((64, 32, 128))
     assert [numbers.height(value) for value in (32, 64, 128)] == [0, 0.5, 1]
     assert Scale(({"kind": "adam"},)).height({"kind": "adam"}) == 0.5
+
+
+def test_a_damaged_trial_hides_neither_the_other_trials_nor_the_other_runs(tmp_path: Path, sweep: SweepFolder) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "job.yaml").write_text("task: translation\n")
+    (tmp_path / "alone" / "status.json").write_text('{"state":"finished","update":1,"best":{"value":1}}')
+    sweep.folder(sweep.trials[0]).status.write_text('{"state": "finished", "update": 20, "seconds": "x"}')
+    sweep.folder(sweep.trials[1]).status.write_text('{"state": "finished", "update": NaN}')
+    states = [standing.state for standing in sweep.standings()]
+    assert states == ["waiting", "waiting", "halved", "failed", "stopped", "waiting"]
+    rows = {row[0]: row[2:] for row in list_runs(tmp_path)}
+    assert rows["alone"] == ("unknown", "0", "")
+    assert rows["rates"] == ("stopped", "1/6 trials", "eval/error 0.75")
+
+
+def test_a_trial_whose_best_is_damaged_is_named(sweep: SweepFolder) -> None:
+    job = sweep.folder(sweep.trials[0]).job
+    job.write_text("task: x\nbest: {better: lower}\n")
+    with pytest.raises(FootplateError) as raised:
+        sweep.ranked()
+    assert str(raised.value) == f"{job}: its `best` is damaged, so that the trials can't be ranked; mend it"

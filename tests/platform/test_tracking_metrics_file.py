@@ -114,7 +114,18 @@ def test_a_file_with_nothing_to_cut_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"update": null}', '{"update": [1]}', '{"update": 2, "train/loss": [1]}', "7", "[" * 100_000]
+    "line",
+    [
+        '{"update": null}',
+        '{"update": [1]}',
+        '{"update": true}',
+        '{"update": 2, "train/loss": [1]}',
+        f'{{"update": 2, "train/loss": -1{"0" * 400}}}',
+        f'{{"update": 1{"0" * 400}}}',
+        "7",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40],
 )
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from footplate.config import resolve_section
 from footplate.document import read_document, write_yaml
 from footplate.errors import FootplateError
@@ -82,7 +84,12 @@ class SweepFolder:
         best = read_document(job).data.get("best")  # not the whole job: that would import the task
         if not isinstance(best, dict):
             raise FootplateError(f"{job}: has no `best`, so that the trials can't be ranked; sweep again")
-        return Best.model_validate(best)
+        try:
+            return Best.model_validate(best)
+        except ValidationError as error:
+            raise FootplateError(
+                f"{job}: its `best` is damaged, so that the trials can't be ranked; mend it"
+            ) from error
 
     def standing(self, trial: Trial) -> Standing:
         """How a trial stands."""

@@ -7,6 +7,7 @@ Floats keep every digit. What JSON has no number for is written as the strings "
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -108,7 +109,10 @@ def read_row(line: bytes) -> dict[str, float]:
         raise ValueError("not a row")
     if not all(isinstance(value, int | float | str) for value in row.values()):
         raise ValueError("not all of it are numbers")
-    return {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
+    numbers = {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
+    if any(type(value) is int and abs(value) > sys.float_info.max for value in numbers.values()):
+        raise ValueError("a number that nothing can be computed with")
+    return numbers
 
 
 def _as_line(row: Mapping[str, float]) -> bytes:
