@@ -50,7 +50,7 @@ class Scheduler(FIFOScheduler):
             self._progress.scored(own, update, score)
             reason = None if self._halving is None else self._halving.verdict(own.number, update, score)
             if reason is not None:
-                self._sweep.folder(own).stop.write_text(reason)
+                self._sweep.folder(own).stop.write_text(reason, encoding="utf-8")
         return TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:

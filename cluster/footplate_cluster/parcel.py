@@ -115,7 +115,7 @@ class Ignored:
                 line
                 for name in IGNORE_FILES
                 if (folder / name).is_file()
-                for line in (folder / name).read_text(errors="replace").splitlines()
+                for line in (folder / name).read_text("utf-8", errors="replace").splitlines()
             ]
             self._specs[folder] = GitIgnoreSpec.from_lines(lines)
         return self._specs[folder]

@@ -129,7 +129,7 @@ class Submission:
         if self.folder is None:
             raise FootplateError(f"{self.run}: the cluster has no log of it, and {self.path} is not seen from here")
         try:
-            return self.folder.log.read_text(errors="replace")
+            return self.folder.log.read_text("utf-8", errors="replace")
         except OSError:
             return ""
 

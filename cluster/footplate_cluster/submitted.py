@@ -38,7 +38,7 @@ def record_submission(folder: RunFolder) -> None:
         Storage(folder.url).write(FILE, text.encode())
     else:
         beside = folder.path / f".{FILE}-{os.getpid()}"
-        beside.write_text(text + "\n")
+        beside.write_text(text + "\n", encoding="utf-8")
         beside.replace(folder.path / FILE)
 
 

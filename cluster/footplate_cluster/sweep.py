@@ -43,7 +43,7 @@ def run_sweep(sweep: SweepFolder) -> None:
             while tuning.is_alive():
                 reason = tuning.asked.problem or stop_requested()
                 if reason is not None and not tuning.asked.to_stop:
-                    sweep.stop.write_text(reason)
+                    sweep.stop.write_text(reason, encoding="utf-8")
                     tuning.asked.to_stop = True
                 tuning.join(SECONDS_BETWEEN_LOOKS)
         finally:

@@ -46,7 +46,7 @@ def train_trial(config: dict[str, Any]) -> dict[str, Any]:
         status, problem = folder.read_status(), f"{type(error).__name__}: {error}"
         if (status["state"], status.get("error")) != ("failed", problem) and not folder.is_locked():  # it got nowhere
             folder.write_failure(problem)
-            with folder.log.open("a") as log:
+            with folder.log.open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         return {"problem": str(error)}
     return {}

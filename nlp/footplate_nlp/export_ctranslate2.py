@@ -70,7 +70,7 @@ def write(folder: Path, trained: Trained, quantization: str | None = None) -> No
     write_tokenizers(folder, trained.vocabulary)
     tagging = "" if trained.tag is None else TAGGING.format(tag=trained.tag)
     text = README.format(origin=trained.origin, tagging=tagging, longest=trained.longest)
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def difference(folder: Path, trained: Trained, trial: Trial) -> float:

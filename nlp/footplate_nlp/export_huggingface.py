@@ -83,7 +83,7 @@ def write(folder: Path, trained: Trained) -> None:
     model.save_pretrained(folder)
     _write_tokenizer(folder, trained.vocabulary)
     tagging = "" if trained.tag is None else TAGGING.format(tag=trained.tag)
-    (folder / "README.md").write_text(README.format(origin=trained.origin, tagging=tagging))
+    (folder / "README.md").write_text(README.format(origin=trained.origin, tagging=tagging), encoding="utf-8")
 
 
 def difference(folder: Path, trained: Trained, trial: Trial) -> float:

@@ -61,7 +61,7 @@ class Checkpoint:
 
             bring_down(self.folder)
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text())
+            manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
             is_readable = manifest["format"] == FORMAT
             if is_readable and (seal(manifest), int(self.folder.name)) != (manifest["seal"], manifest["update"]):
                 raise ValueError("it is not what was written")
@@ -390,7 +390,7 @@ class CheckpointStore:
             **extra,
         }
         manifest["seal"] = seal(manifest)
-        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         fsync(beside / MANIFEST)
         fsync(beside)
 
@@ -398,7 +398,7 @@ class CheckpointStore:
 def _read_sealed(folder: Path) -> dict[str, Any] | None:
     """What a manifest says, without a look at the files; None where it is damaged, as who reads them is told."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         return manifest if seal(manifest) == manifest["seal"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

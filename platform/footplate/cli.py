@@ -3,6 +3,7 @@
 Every command imports what it needs when it is called, so that `footplate --help` answers at once.
 """
 
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
 def main() -> None:
     """Run the command line. A mistake that the user can mend prints its line and exits with 2, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a name's letters is no reason to end
     try:
         code = build_app()(sys.argv[1:] or ["--help"], prog_name="footplate", standalone_mode=False)
     except _UsageError as error:

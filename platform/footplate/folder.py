@@ -49,7 +49,7 @@ class RunFolder:
     def url(self) -> str | None:
         """Where the run is, if that is a URL; then this folder is a copy, or where it is trained (`remote`)."""
         try:
-            return str(json.loads((self.path / ORIGIN).read_text())["url"])
+            return str(json.loads((self.path / ORIGIN).read_text("utf-8"))["url"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -102,7 +102,7 @@ class RunFolder:
         """Write job.yaml, for good: what follows can be resumed. Raises FootplateError where that fails."""
         with self._explained(self.job):
             beside = self.path / f".job-{os.getpid()}"
-            with beside.open("w") as file:
+            with beside.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -136,7 +136,7 @@ class RunFolder:
 
             ask_to_stop(self.url, reason)
         else:
-            self.stop.write_text(reason)
+            self.stop.write_text(reason, encoding="utf-8")
 
     def sweep(self) -> None:
         """Remove what a killed process was about to put in its place; for the holder of the lock only."""
@@ -156,7 +156,7 @@ class RunFolder:
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace status.json at once: a reader sees the old or the new, never a part."""
         beside = self.path / f".status-{os.getpid()}"
-        beside.write_text(json.dumps(status) + "\n")
+        beside.write_text(json.dumps(status) + "\n", encoding="utf-8")
         beside.replace(self.status)
 
     def write_failure(self, problem: str) -> None:
@@ -166,7 +166,7 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """The last status written; a run that says `running` while nobody holds its lock was killed."""
         try:
-            status = _checked(json.loads(self.status.read_text()))
+            status = _checked(json.loads(self.status.read_text("utf-8")))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing, or not what was written
             return {"state": "unknown", "update": 0}
         if status["state"] == "running" and not self.is_locked():
@@ -252,7 +252,7 @@ def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
 def stop_reason(path: Path) -> str | None:
     """The reason in a `stop` file; None where there is none, so that nobody is asked to stop."""
     try:
-        return path.read_text(errors="replace").strip() or "asked to stop"
+        return path.read_text("utf-8", errors="replace").strip() or "asked to stop"
     except OSError:
         return None
 

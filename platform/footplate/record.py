@@ -97,7 +97,7 @@ class Record:
         self._outcome = "failed"
         self._status["error"] = f"{type(error).__name__}: {error}"
         # The screen shows it anyway.
-        with suppress(OSError), self._folder.log.open("a") as log:
+        with suppress(OSError), self._folder.log.open("a", encoding="utf-8") as log:
             if isinstance(error, FootplateError):
                 log.write(f"error: {error}\n")
             else:

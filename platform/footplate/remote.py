@@ -212,8 +212,8 @@ def bring_down(place: Path) -> None:
     """
     with _cache_explained(place), _alone(place.parent.parent / ".bringing", math.inf):
         try:
-            storage = Storage((place / ELSEWHERE).read_text())
-            manifest = json.loads((place / MANIFEST).read_text())
+            storage = Storage((place / ELSEWHERE).read_text("utf-8"))
+            manifest = json.loads((place / MANIFEST).read_text("utf-8"))
             check_names(manifest)
             wanted = [(place / name, entry["sha256"]) for name, entry in manifest["files"].items()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -303,7 +303,7 @@ def _fetch_checkpoints(storage: Storage, place: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             (beside / MANIFEST).write_bytes(manifest)
-            (beside / ELSEWHERE).write_text(f"{storage.url}/checkpoints/{name}")
+            (beside / ELSEWHERE).write_text(f"{storage.url}/checkpoints/{name}", encoding="utf-8")
             with suppress(OSError):  # another process was faster
                 beside.rename(folder / name)
 
@@ -320,7 +320,7 @@ def _write_origin(place: Path, url: str, session: str | None = None) -> None:
 
 def _session(place: Path) -> str | None:
     try:
-        session = json.loads((place / ORIGIN).read_text())["session"]
+        session = json.loads((place / ORIGIN).read_text("utf-8"))["session"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return session if isinstance(session, str) else None

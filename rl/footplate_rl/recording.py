@@ -56,13 +56,13 @@ class Recording(Section):
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         facts = self.model_dump(mode="json") | {"environment_seed": self.environment_seed}
-        path.write_text(json.dumps(facts) + "\n")
+        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def load_recording(path: Path) -> Recording:
     """The recording in a file. Raises FootplateError where it is none."""
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text("utf-8"))
         return Recording.model_validate_json(json.dumps({name: facts[name] for name in Recording.model_fields}))
     except OSError as error:
         raise FootplateError(f"--replay: {path}: cannot be read ({error.strerror}); name another file") from error

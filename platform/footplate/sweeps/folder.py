@@ -148,7 +148,7 @@ def write_sweep(path: Path, sweep: Sweep, trials: Sequence[Trial], jobs: Sequenc
         folder.path.mkdir()
         folder.write_job(_settled(job, sweep, path.name).to_yaml())
         folder.write_status({"state": "waiting", "update": 0, "updates": job.updates})
-    (path / SWEEP_FILE).write_text(write_yaml(sweep.model_dump(mode="json")))
+    (path / SWEEP_FILE).write_text(write_yaml(sweep.model_dump(mode="json")), encoding="utf-8")
     return SweepFolder(path)
 
 

@@ -109,8 +109,8 @@ def write_results(sweep: SweepFolder, ranked: Sequence[Standing], found: Mapping
         },
         "trials": rows,
     }
-    (sweep.path / "sweep.json").write_text(json.dumps(content, indent=1) + "\n")
-    with (sweep.path / "sweep.csv").open("w", newline="") as file:
+    (sweep.path / "sweep.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with (sweep.path / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*(key for key in rows[0] if key != "settings"), *sweep.sweep.space])
         for row in rows:

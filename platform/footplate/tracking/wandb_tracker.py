@@ -154,10 +154,10 @@ def _reason(error: Exception) -> str:
 
 def _run_id(path: Path) -> str:
     if path.exists():
-        return str(json.loads(path.read_text())["id"])
+        return str(json.loads(path.read_text("utf-8"))["id"])
     run_id = secrets.token_hex(4)
     beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps({"id": run_id}) + "\n")
+    beside.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
     beside.replace(path)
     return run_id
 
