@@ -99,12 +99,25 @@ class BatchOrder:
 
     def state_dict(self) -> dict[str, int | str]:
         """The position, and what it is a position in."""
-        return {"epoch": self._epoch, "block": self._block, "next": self._next, "corpus": self._corpus}
+        return {
+            "epoch": self._epoch,
+            "block": self._block,
+            "next": self._next,
+            "corpus": self._corpus,
+            "batch_tokens": self.batch_tokens,
+            "longest": self.longest,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from there. Raises CheckpointError where the corpus is another one by now."""
+        """Go on from there. Raises CheckpointError where the corpus is another one by now, or is cut otherwise."""
         if state["corpus"] != self._corpus:
             raise CheckpointError("corpus: its text has changed since this run began; put it back, or begin a new run")
+        for key, now in (("batch_tokens", self.batch_tokens), ("longest", self.longest)):
+            if (before := state.get(key, now)) != now:  # earlier versions did not note it
+                raise CheckpointError(
+                    f"{key}: {now} cuts other batches than the {before} that this run began with; "
+                    "put it back, or begin a new run"
+                )
         self._epoch, self._block, self._next = state["epoch"], state["block"], state["next"]
 
     def _blocks(self) -> list[range]:

@@ -308,3 +308,24 @@ def test_without_a_run_folder_nothing_is_left_behind(tmp_path: Path, monkeypatch
     pairs = opened(None, CopyCorpus(train_pairs=50, valid_pairs=1, test_pairs=1), "text")
     assert list(tmp_path.iterdir()) == []
     assert len(pairs.source[49]) > 0
+
+
+@pytest.mark.parametrize(("key", "sizes"), [("batch_tokens", (60, 50)), ("longest", (100, 40))])
+def test_a_position_among_other_batches_is_refused(key: str, sizes: tuple[int, int]) -> None:
+    began = order_of(random_pairs(), Context())
+    updates(began, 3)
+    now = BatchOrder(random_pairs(), *sizes, Context(), corpus="text")
+    with pytest.raises(CheckpointError) as error:
+        now.load_state_dict(began.state_dict())
+    before, after = {"batch_tokens": (100, 60), "longest": (50, 40)}[key]
+    assert str(error.value) == (
+        f"{key}: {after} cuts other batches than the {before} that this run began with; put it back, or begin a new run"
+    )
+
+
+def test_a_position_of_an_earlier_version_is_gone_on_from() -> None:
+    began, resumed = (order_of(random_pairs(), Context()) for _ in range(2))
+    updates(began, 3)
+    state = began.state_dict()
+    resumed.load_state_dict({key: state[key] for key in ("epoch", "block", "next", "corpus")})
+    assert resumed.state_dict() == state
