@@ -60,9 +60,10 @@ def drive(steps: Generator[Step, None, None], job: Job, context: Context) -> Ite
                 if record is not None:
                     record.row(step, books.stopping.best_value, used)
             if record is not None:
-                is_kept = is_best and job.save.keep_best > 0  # though no save is due: there would be nothing to keep
-                is_due = job.save.due(step.update, evaluated=evaluated) or is_kept
-                if step.state is not None and (is_due or last or reason):
+                is_due = job.save.due(step.update, evaluated=evaluated) or last or reason is not None
+                if is_best and not (is_due and step.state is not None):
+                    record.say_that_the_best_is_not_saved(step)
+                if step.state is not None and is_due:
                     record.save(step, {"drive": books}, score)
                 if reason:
                     record.stopping(reason, saved=step.state is not None)

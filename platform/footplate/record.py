@@ -44,6 +44,7 @@ class Record:
         self._said_that_the_status_fails = False
         self._outcome = "finished"
         self._said_that_the_best_is_missing = False
+        self._said_that_the_best_is_not_saved = False
 
     def __enter__(self) -> "Record":
         with ExitStack() as opening:
@@ -152,6 +153,15 @@ class Record:
             self._said_that_the_best_is_missing = True
             there = ", ".join(sorted(name for name in step.metrics if name.startswith("eval/")))
             self._tracker.message(f"best.metric: {best.metric} is not among what was evaluated: {there}")
+
+    def say_that_the_best_is_not_saved(self, step: Step) -> None:
+        """Warn, once, of the best evaluation so far at an update without a checkpoint: `keep_best` can't keep it."""
+        if self._job.save.keep_best and not self._said_that_the_best_is_not_saved:
+            self._said_that_the_best_is_not_saved = True
+            self._tracker.message(
+                f"save: update {step.update} has the best evaluation so far and no checkpoint, so it can't be kept; "
+                "evaluate where checkpoints are saved (save.every_updates)"
+            )
 
     def stop_requested(self) -> str | None:
         """The reason in the run folder's `stop` file, which whoever launched the run may write."""

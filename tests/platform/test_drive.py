@@ -170,14 +170,22 @@ def test_a_stop_that_is_asked_for_during_the_last_update_leaves_a_finished_run(r
     assert CheckpointStore(folder.checkpoints).updates()[-1] == 20
 
 
-def test_the_best_evaluation_is_saved_though_no_save_is_due(recipe: Path, tmp_path: Path) -> None:
-    job = load_job(recipe, ["save.every_updates=9", "evaluate.every_updates=4", "optimizer.learning_rate=0.5"])
+@pytest.mark.parametrize(("save", "said"), [(9, 1), (4, 0)])
+def test_a_best_evaluation_without_a_checkpoint_is_said_once(
+    save: int, said: int, recipe: Path, tmp_path: Path
+) -> None:
+    job = load_job(recipe, [f"save.every_updates={save}", "evaluate.every_updates=4"])
     folder = folder_of(tmp_path, job, "run")
     launch(job, folder)
-    errors = {row["update"]: row["eval/error"] for row in rows(folder) if "eval/error" in row}
-    best = CheckpointStore(folder.checkpoints, higher_is_better=False).best()
-    assert best is not None
-    assert best.update == min(errors, key=lambda update: errors[update]) not in (9, 18)
+    lines = [line for line in folder.log.read_text().splitlines() if "has the best evaluation" in line]
+    assert len(lines) == said
+    assert all(
+        line.endswith(
+            "save: update 4 has the best evaluation so far and no checkpoint, so it can't be kept; evaluate where "
+            "checkpoints are saved (save.every_updates)"
+        )
+        for line in lines
+    )
 
 
 @pytest.mark.usefixtures("looking_each_time")

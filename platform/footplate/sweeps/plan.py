@@ -10,8 +10,7 @@ from footplate.config import COMMAND_LINE, resolve_section
 from footplate.document import Document, Origin, read_document
 from footplate.errors import ConfigError, FootplateError
 from footplate.folder import is_seen
-from footplate.job import Best, Job, Resources, load_job
-from footplate.problems import did_you_mean
+from footplate.job import Job, Resources, load_job
 from footplate.recipes import find_sweep
 from footplate.sweeps.sweep import Sweep, Trial, trials_of
 from footplate.tasks import actors_of, load_task
@@ -90,6 +89,9 @@ class _Jobs:
             self.problems.setdefault(problem, problem)
             return
         said, _, _ = rest.partition(": ")
+        if self.sweep.best is not None and said.startswith("best"):
+            self.problems.setdefault(rest, f"{self.document.where(tuple(said.split('.')))}: {rest}")
+            return
         for above, keys in (("space", self.sweep.space), ("overrides", dict(self.sweep.fixed))):
             for key in keys:
                 if f"{said}.".startswith(f"{key}.") or f"{key}.".startswith(f"{said}."):
@@ -122,7 +124,6 @@ def _check_as_a_whole(sweep: Sweep, jobs: Sequence[Job], document: Document) -> 
             f"{document.source}: best: {sweep.recipe} names no metric to rank trials by; "
             "add best: {metric: NAME} to the sweep, such as eval/loss"
         )
-    _check_metric(job, job.best, document)
     if sweep.scheduler is not None and sweep.scheduler.grace_updates >= (shortest := min(job.updates for job in jobs)):
         raise FootplateError(
             f"{document.where(('scheduler', 'grace_updates'))}: scheduler.grace_updates: "
@@ -141,15 +142,3 @@ def _check_actors(sweep: Sweep, jobs: Sequence[Job], document: Document) -> None
             f"{sweep.recipe}, which is {actors + 1} processes, {actors} of them actors; use {actors + 1}, or keep them "
             "in one process (overrides: {processes: false})"
         )
-
-
-def _check_metric(job: Job, best: Best, document: Document) -> None:
-    """Refuse a metric that the task says it never evaluates."""
-    task = load_task(job.task)
-    if not hasattr(task, "evaluated_metrics"):
-        return
-    known = sorted(task.evaluated_metrics(job.config))
-    if best.metric not in known:
-        close = did_you_mean(best.metric, known).removeprefix("; ") or f"there are {', '.join(known)}"
-        place = document.source if document.data.get("best") is None else document.where(("best", "metric"))
-        raise FootplateError(f"{place}: best.metric: {best.metric} is never evaluated by {job.task}; {close}")
