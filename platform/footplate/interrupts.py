@@ -40,8 +40,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     The second signal raises KeyboardInterrupt where the program happens to be, and what was begun is closed; so does
     the first while there is nothing to save. The third ends the process there and then, as a kill would, and a run
-    survives a kill. Outside the main thread, where Python delivers no signals, nothing is installed; nor for a signal
-    that is ignored, as SIGHUP is under `nohup`.
+    survives a kill. Outside the main thread, where Python delivers no signals, nothing is installed; nor for SIGHUP
+    where that is ignored, as under `nohup`. (Shells ignore SIGINT for what scripts start in the background.)
     """
     request = StopRequest()
     arrived = request.arrived
@@ -64,7 +64,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, on_signal) for number in heeded}
     try:
         yield request

@@ -217,6 +217,11 @@ with stop_on_signals() as stop_requested:
 """
 
 
+def test_ctrl_c_is_heeded_also_by_what_a_script_has_started_in_the_background() -> None:
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    assert subprocess.run([sys.executable, "-c", ignoring + UNHEARD], capture_output=True).returncode == 7
+
+
 @pytest.mark.parametrize(("how", "heard"), [("terminal", "SIGHUP"), ("nohup", "None")])
 def test_a_terminal_that_closes_asks_to_end_unless_that_is_ignored(how: str, heard: str) -> None:
     ended = subprocess.run([sys.executable, "-c", HUNG_UP, how], capture_output=True, text=True, check=True)
