@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that closes: the first asks the run to save and end, the second abandons it, the third
-leaves at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the first asks a run to save and end, the second abandons it, the third leaves at once."""
 
 import os
 import signal
