@@ -64,7 +64,7 @@ def an_update(overrides: list[str], batch: Batch) -> tuple[Callable[[], Any], Ca
     @torch.no_grad()
     def predict() -> None:
         memory = model.encode(batch.source_BS)
-        predictions(model, memory, model.decode(memory, batch.input_BT), "argmax")
+        predictions(model, memory, model.decode(memory, batch.input_BT), None)
 
     return once, predict
 

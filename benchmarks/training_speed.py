@@ -92,7 +92,7 @@ def write_pieces(multi30k: Path, folder: Path) -> tuple[float, float]:
     order = BatchOrder(tokenised["train"], BATCH_TOKENS, config.longest, Context())
     tokens, positions = [], []
     for batch in order.updates():
-        if order.epoch:
+        if order.state_dict()["epoch"]:
             return statistics.mean(tokens), statistics.mean(positions)
         (piece,) = batch.microbatches
         tokens.append(batch.target_tokens)

@@ -161,8 +161,8 @@ def walk(
         total_N = total_N + torch.where(ended_N, end_N, chosen_N)
         ended = ended_N.nonzero()[:, 0].tolist()
         values, prefixes = total_N[ended_N].tolist(), history_NT[ended_N].tolist()
-        by_itself = (tokens_N[ended_N] == EOS).tolist()
-        for n, value, prefix, truncated in zip(ended, values, prefixes, (not one for one in by_itself), strict=True):
+        would_go_on = (tokens_N[ended_N] != EOS).tolist()
+        for n, value, prefix, truncated in zip(ended, values, prefixes, would_go_on, strict=True):
             if found[open_rows[n]] is None:
                 found[open_rows[n]] = Hypothesis(tuple(prefix), value, value, truncated)
         history_NT = torch.cat([history_NT, tokens_N[:, None]], 1)

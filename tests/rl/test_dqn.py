@@ -300,12 +300,3 @@ def test_a_replay_in_which_every_step_was_lost_is_one_line(monkeypatch: pytest.M
     assert str(error.value) == (
         "replay: there is nothing to learn from, every step so far was lost with its environment; mend that"
     )
-
-
-@pytest.mark.parametrize("task", ["paac", "ppo", "dqn"])
-def test_under_debug_breakpoints_in_environments_stop(task: str, tmp_path: Path) -> None:
-    recipe = tmp_path / "mine.yaml"
-    environment = "{kind: gymnasium, id: footplate/Catch-v0, processes: true, timeout_seconds: 5}"
-    recipe.write_text(f"task: {task}\nnetwork: {{kind: mlp}}\nenvironment: {environment}\n")
-    assert load_job(recipe).config.environment.processes  # type: ignore[attr-defined]
-    assert not load_job(recipe, debug=True).config.environment.processes  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from footplate.errors import FootplateError, TrainingError
+from footplate.job import load_job
 from footplate_rl import gymnasium_vector
 from footplate_rl.actions import checked_actions
 from footplate_rl.environments import (
@@ -360,3 +361,12 @@ def test_the_exception_of_an_environment_in_this_process_is_kept_for_its_traceba
 def test_preparation_is_documented_for_every_field() -> None:
     for config in (SingleConfig, GymnasiumConfig, OwnConfig):
         assert all(field.description for name, field in config.model_fields.items() if name != "kind")
+
+
+@pytest.mark.parametrize("task", ["paac", "ppo", "dqn"])
+def test_under_debug_breakpoints_in_environments_stop(task: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    environment = "{kind: gymnasium, id: footplate/Catch-v0, processes: true, timeout_seconds: 5}"
+    recipe.write_text(f"task: {task}\nnetwork: {{kind: mlp}}\nenvironment: {environment}\n")
+    assert load_job(recipe).config.environment.processes  # type: ignore[attr-defined]
+    assert not load_job(recipe, debug=True).config.environment.processes  # type: ignore[attr-defined]
